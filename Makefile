@@ -1,0 +1,39 @@
+# The commands: make run, make test, make check, make bench. Each sets up .venv on first use.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 7071
+DATA ?= .data
+DEMO ?= 1
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test check format bench clean
+.DEFAULT_GOAL := run
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Truestop needs Python 3.11; say make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[dev]'
+	@touch $(STAMP)
+
+run: $(STAMP)
+	@exec $(BIN)/python -m devhost --port $(PORT) --data $(DATA) $(if $(filter 0,$(DEMO)),,--demo)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

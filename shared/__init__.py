@@ -1,0 +1,1 @@
+"""The domain: runs, operations, cancellation, documents. Imports nothing of Azure Functions."""

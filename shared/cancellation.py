@@ -1,0 +1,170 @@
+"""The ambient cancel token: how code deep inside a tool learns that its run was cancelled.
+
+A token is level-triggered: once cancelled, every later check says so, and the first reason wins. It only tells; the
+supervisor (`supervisor.py`) is what stops the work. The token travels in a contextvar; the Functions worker does not copy
+contextvars to its thread pool, so `run_blocking` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import ParamSpec, TypeVar
+
+from shared.errors import Cancellation, NoCurrentRun, RunCancelled
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_SHIELD_SECONDS = 5.0
+
+
+class CancelToken:
+    """Says whether the operation that carries it was cancelled. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancellation: Cancellation | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        self._shielded_until = 0.0
+
+    @property
+    def cancellation(self) -> Cancellation | None:
+        """The first cancel's facts, or None."""
+        return self._cancellation
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a cancel was requested (it says nothing about whether the work has stopped)."""
+        return self._cancellation is not None
+
+    @property
+    def shielded(self) -> bool:
+        """Whether bounded cleanup is under way (see `shield`)."""
+        return time.monotonic() < self._shielded_until
+
+    def cancel(self, cancellation: Cancellation) -> bool:
+        """Request the cancel. Answers whether this call was the first."""
+        with self._lock:
+            if self._cancellation is not None:
+                return False
+            self._cancellation = cancellation
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+        return True
+
+    def check(self) -> None:
+        """Raise `RunCancelled` if a cancel was requested, except within a shield."""
+        if self._cancellation is not None and not self.shielded:
+            raise RunCancelled(self._cancellation)
+
+    async def wait(self) -> Cancellation:
+        """Return once a cancel was requested."""
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(event.set)
+
+        with self._lock:
+            if self._cancellation is not None:
+                return self._cancellation
+            self._callbacks.append(wake)
+        try:
+            await event.wait()
+        finally:
+            with self._lock:
+                if wake in self._callbacks:
+                    self._callbacks.remove(wake)
+        assert self._cancellation is not None
+        return self._cancellation
+
+    def _shield(self, seconds: float) -> float:
+        before, self._shielded_until = self._shielded_until, max(self._shielded_until, time.monotonic() + seconds)
+        return before
+
+    def _unshield(self, before: float) -> None:
+        self._shielded_until = before
+
+
+_current: contextvars.ContextVar[CancelToken] = contextvars.ContextVar("truestop_token")
+
+
+def current_token() -> CancelToken:
+    """The token of the operation that is running here. Raises `NoCurrentRun` outside one."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise NoCurrentRun from None
+
+
+def checkpoint() -> None:
+    """Raise `RunCancelled` if the current operation was cancelled. Call it in loops and before each thing that costs."""
+    current_token().check()
+
+
+def set_current(token: CancelToken) -> contextvars.Token[CancelToken]:
+    """Make `token` the ambient one of this context (the supervisor does, once an operation)."""
+    return _current.set(token)
+
+
+@asynccontextmanager
+async def shield(seconds: float = DEFAULT_SHIELD_SECONDS) -> AsyncIterator[None]:
+    """Let cleanup finish although a cancel was requested, for at most `seconds`."""
+    token = current_token()
+    before = token._shield(seconds)
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    finally:
+        token._unshield(before)
+
+
+async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `function` in a thread of its own, with the current context, and wait for it **even when cancelled**.
+
+    Nothing can stop a thread: returning before it ends would say "stopped" of work that goes on. A daemon thread, so that
+    an abandoned one can't keep the process from ending.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def deliver(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        try:
+            result = context.run(function, *args, **kwargs)
+        except BaseException as error:
+            outcome: tuple[T | None, BaseException | None] = (None, error)
+        else:
+            outcome = (result, None)
+        try:
+            loop.call_soon_threadsafe(deliver, *outcome)
+        except RuntimeError:
+            pass  # the loop has closed: the process is ending and nobody waits any more
+
+    threading.Thread(target=work, name=f"blocking-{getattr(function, '__name__', 'call')}", daemon=True).start()
+    cancelled = False
+    while not done.done():
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            if done.cancelled():
+                raise
+            cancelled = True
+        except BaseException:
+            break
+    if cancelled and done.exception() is None:
+        return done.result()  # it finished: finished beats cancelled
+    return done.result()

@@ -1,0 +1,142 @@
+"""Every error of the domain.
+
+TruestopError
+├── StoreError              what a DocumentStore raises
+│   ├── NotFound            no such document
+│   ├── Conflict            the document to create exists
+│   ├── ConditionFailed     an etag or a condition did not hold
+│   ├── TooLarge            over 100 operations, or over 2 MB
+│   ├── Throttled           ask again after `retry_after`
+│   └── Unavailable         the store can't be reached, or its answer was lost
+├── StepFailed              an operation failed; says whether trying again may help
+├── NoCurrentRun            a run-only function was called outside a run
+└── Problem                 what an HTTP caller is told (RFC 9457)
+RunCancelled (BaseException) raised by a token only, so that `except Exception` in a tool can't swallow it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class TruestopError(Exception):
+    """Base of all errors that are ours. The arguments are kept as given, so every error pickles."""
+
+    message: str = ""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StoreError(TruestopError):
+    """A document store refused, or could not do, what was asked."""
+
+
+class NotFound(StoreError):
+    """There is no document `document_id`. `op_index`: which operation of the transaction asked for it."""
+
+    def __init__(self, document_id: str, op_index: int | None = None) -> None:
+        super().__init__(document_id, op_index)
+        self.document_id, self.op_index = document_id, op_index
+        self.message = f"document {document_id!r} does not exist"
+
+
+class Conflict(StoreError):
+    """Document `document_id` exists already. `op_index`: which operation wanted to create it."""
+
+    def __init__(self, document_id: str, op_index: int | None = None) -> None:
+        super().__init__(document_id, op_index)
+        self.document_id, self.op_index = document_id, op_index
+        self.message = f"document {document_id!r} exists already"
+
+
+class ConditionFailed(StoreError):
+    """A condition of operation `op_index` did not hold; nothing of the transaction was applied."""
+
+    def __init__(self, document_id: str, op_index: int) -> None:
+        super().__init__(document_id, op_index)
+        self.document_id, self.op_index = document_id, op_index
+        self.message = f"a condition on document {document_id!r} (operation {op_index}) does not hold"
+
+
+class TooLarge(StoreError):
+    """A transaction has over 100 operations, a patch over 10 changes, or an item or transaction is over 2 MB."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(what, size, limit)
+        self.what, self.size, self.limit = what, size, limit
+        self.message = f"{what}: {size} is over the limit of {limit}"
+
+
+class Throttled(StoreError):
+    """The store asks for patience. `retry_after` is in seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+        self.message = f"the store is throttling; try again after {retry_after:g} s"
+
+
+class Unavailable(StoreError):
+    """The store can't be reached or did not answer; what was asked may or may not have happened."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.message = f"the store is unavailable: {detail}"
+
+
+class StepFailed(TruestopError):
+    """An operation failed. `code` is stable; `retryable` says whether trying again may help, `retry_after` (seconds) when."""
+
+    def __init__(self, code: str, detail: str, retryable: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(code, detail, retryable, retry_after)
+        self.code, self.detail, self.retryable, self.retry_after = code, detail, retryable, retry_after
+        self.message = f"{code}: {detail}"
+
+
+class NoCurrentRun(TruestopError):
+    """`checkpoint()` or `current_token()` was called outside a run's operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message = "no run is current here: call this inside a tool, model or data call of a run"
+
+
+class Problem(TruestopError):
+    """What a caller is told: an RFC 9457 problem with a stable `code`. `errors` maps a field to what is wrong with it."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[Mapping[str, str]] = (),
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(status, code, detail, errors, extra)
+        self.status, self.code, self.detail, self.errors, self.extra = status, code, detail, tuple(errors), dict(extra or {})
+        self.message = f"{status} {code}: {detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Who asked for a cancel, when (RFC 3339 UTC), from where, and why."""
+
+    source: str
+    reason: str | None = None
+    requested_by: Mapping[str, str] | None = None
+    requested_at: str | None = None
+
+
+class RunCancelled(BaseException):
+    """The current operation's run (or the operation itself) was cancelled. A BaseException: see STYLE 2 of the design."""
+
+    def __init__(self, cancellation: Cancellation) -> None:
+        super().__init__(cancellation)
+        self.cancellation = cancellation
+
+    def __str__(self) -> str:
+        return f"cancelled by {self.cancellation.source}: {self.cancellation.reason or 'no reason given'}"

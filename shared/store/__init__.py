@@ -1,0 +1,1 @@
+"""The document store: the port and its implementations."""
