@@ -63,25 +63,13 @@ class CancelToken:
         if self._cancellation is not None and not self.shielded:
             raise RunCancelled(self._cancellation)
 
-    async def wait(self) -> Cancellation:
-        """Return once a cancel was requested."""
-        loop, event = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake() -> None:
-            loop.call_soon_threadsafe(event.set)
-
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once a cancel is requested (at once if it was), from the thread that requests it."""
         with self._lock:
-            if self._cancellation is not None:
-                return self._cancellation
-            self._callbacks.append(wake)
-        try:
-            await event.wait()
-        finally:
-            with self._lock:
-                if wake in self._callbacks:
-                    self._callbacks.remove(wake)
-        assert self._cancellation is not None
-        return self._cancellation
+            if self._cancellation is None:
+                self._callbacks.append(callback)
+                return
+        callback()
 
     def _shield(self, seconds: float) -> float:
         before, self._shielded_until = self._shielded_until, max(self._shielded_until, time.monotonic() + seconds)

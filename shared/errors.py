@@ -89,7 +89,7 @@ class Unavailable(StoreError):
 
 
 class StepFailed(TruestopError):
-    """An operation failed. `code` is stable; `retryable` says whether trying again may help, `retry_after` (seconds) when."""
+    """An operation failed. `code` is stable; `retryable`: trying again may help, after `retry_after` seconds."""
 
     def __init__(self, code: str, detail: str, retryable: bool = False, retry_after: float | None = None) -> None:
         super().__init__(code, detail, retryable, retry_after)
@@ -117,7 +117,13 @@ class Problem(TruestopError):
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(status, code, detail, errors, extra)
-        self.status, self.code, self.detail, self.errors, self.extra = status, code, detail, tuple(errors), dict(extra or {})
+        self.status, self.code, self.detail, self.errors, self.extra = (
+            status,
+            code,
+            detail,
+            tuple(errors),
+            dict(extra or {}),
+        )
         self.message = f"{status} {code}: {detail}"
 
 

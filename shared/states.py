@@ -84,6 +84,8 @@ EXECUTION_TRANSITIONS: dict[ExecutionStatus, frozenset[ExecutionStatus]] = {
 
 ACTIVE_RUN = (RunStatus.QUEUED, RunStatus.RUNNING)
 """What a cancel may be accepted from."""
+TERMINAL_RUN = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.SKIPPED)
+"""A run that is in one of these never changes again."""
 UNFINISHED_EXECUTION = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
 """What settling stamps cancelled."""
 

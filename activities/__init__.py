@@ -1,0 +1,1 @@
+"""Activities: thin Durable functions around pure bodies that take `Services`."""

@@ -1,0 +1,210 @@
+"""Fan-outs: a step whose work is one item each (a page, a document), at most `parallel` at a time.
+
+`open_items` opens the step and creates its items, `run_item` runs one, `close_items` gathers what came out. The step itself
+is a container, never in flight; each item is an operation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from activities.steps import ask_model, document_names, messages, model_call
+from activities.values import step_of, values_for
+from shared import templates, web
+from shared.cancellation import run_blocking
+from shared.definitions import AnalyzeDocumentsStep, FetchUrlsStep
+from shared.documents import Documents
+from shared.errors import ConditionFailed, Conflict, StepFailed
+from shared.events import event
+from shared.executions import ExecutionSpec, RunRef, item_path, new_execution
+from shared.ids import now
+from shared.names import DocumentType, EventType, Kind
+from shared.operation_context import OperationContext
+from shared.operations import run_guard
+from shared.outputs import Output, keep, load
+from shared.services import Services
+from shared.states import ExecutionStatus as Ex
+from shared.states import RunStatus
+from shared.store.port import Create, Document, FieldIn, Op, Patch, Prefix, Query
+from shared.supervisor import Outcome, supervise
+
+CREATE_BATCH = 90
+"""Items created in one transaction."""
+AnyFanOut = FetchUrlsStep | AnalyzeDocumentsStep
+
+
+async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, Any]:
+    """Open the fan-out at `path`. Answers `status` and, when it runs, how many `items` and `lanes` it has."""
+    run, step = await step_of(services, ref, path)
+    container = await services.store.get(ref.partition, ref.execution_id(path))
+    if container["status"] not in (Ex.PENDING, Ex.RUNNING):
+        return {"status": container["status"], "error": container["error"]}
+    names: list[str] = []
+    failure: dict[str, str] | None = None
+    try:
+        names = await _item_names(services, ref, run, step)
+    except StepFailed as error:
+        failure = {"code": error.code, "message": error.detail}
+    try:
+        if container["status"] == Ex.PENDING:
+            await _open_container(services, ref, path)
+        if failure is not None:
+            return await _close(services, ref, path, Ex.FAILED, None, failure)
+        count = await _create_items(services, ref, path, names)
+    except ConditionFailed:
+        return {"status": Ex.CANCELLED}
+    return {"status": Ex.RUNNING, "items": count, "lanes": min(step.parallel, services.settings.parallel_max, count)}
+
+
+async def _item_names(services: Services, ref: RunRef, run: Document, step: AnyFanOut) -> list[str]:
+    if isinstance(step, FetchUrlsStep):
+        values = await values_for(services, run, ref, step)
+        return [templates.render(url, values) for url in step.urls]
+    return await document_names(services, Documents(services.blobs, ref.scope), step.documents)
+
+
+async def _open_container(services: Services, ref: RunRef, path: str) -> None:
+    await services.store.transact(
+        ref.partition,
+        [
+            Patch(
+                ref.run_id,
+                increment={"counts.pending": -1, "counts.running": 1},
+                when=run_guard(ref, (RunStatus.RUNNING,), path),
+            ),
+            Patch(
+                ref.execution_id(path),
+                set={"status": Ex.RUNNING, "started_at": now(), "attempt": 1},
+                when=(FieldIn("status", (Ex.PENDING,)),),
+            ),
+            event(ref.run_id, EventType.EXECUTION_STARTED, ref.execution_id(path)),
+        ],
+    )
+
+
+async def _items(services: Services, ref: RunRef, path: str) -> list[Document]:
+    """All items of the fan-out at `path`, in order."""
+    found: list[Document] = []
+    after: str | None = None
+    while True:
+        page = await services.store.query(
+            Query(
+                DocumentType.EXECUTION,
+                ref.partition,
+                where=(Prefix("id", ref.execution_id(f"{path}.i")), FieldIn("kind", (Kind.ITEM,))),
+                limit=500,
+                after=after,
+            )
+        )
+        found.extend(page.items)
+        if page.next is None:
+            return found
+        after = page.next
+
+
+async def _create_items(services: Services, ref: RunRef, path: str, names: list[str]) -> int:
+    """Create the items that aren't there yet. A redelivery goes on where the first stopped; answers how many there are."""
+    there = len(await _items(services, ref, path))
+    while there < len(names):
+        batch = names[there : there + CREATE_BATCH]
+        ops: list[Op] = [
+            Patch(
+                ref.run_id,
+                increment={"counts.total": len(batch), "counts.pending": len(batch)},
+                when=run_guard(ref, (RunStatus.RUNNING,), path),
+            )
+        ]
+        for index, name in enumerate(batch, start=there):
+            spec = ExecutionSpec(item_path(path, index), Kind.ITEM, name)
+            ops.append(Create(new_execution(ref, spec, Ex.PENDING, operation=False)))
+        try:
+            await services.store.transact(ref.partition, ops)
+        except Conflict:
+            pass  # another delivery of this activity created them
+        there = len(await _items(services, ref, path))
+    return there
+
+
+async def run_item(services: Services, ref: RunRef, path: str) -> Outcome:
+    """Run the item at `path`. Answers its outcome."""
+    run, step = await step_of(services, ref, path)
+    container = path.rpartition(".")[0]
+    item = await services.store.get(ref.partition, ref.execution_id(path))
+    spec = ExecutionSpec(path, Kind.ITEM, item["name"])
+
+    async def body(context: OperationContext) -> str:
+        if isinstance(step, FetchUrlsStep):
+            return await _fetch(context, spec.name)
+        return await _analyze(context, run, step, spec)
+
+    stops = step.on_error == "stop"
+    return await supervise(
+        services,
+        ref,
+        [spec],
+        body,
+        timeout_seconds=step.timeout_seconds or services.settings.step_timeout_seconds,
+        retries=step.retries,
+        unless_halted=container if stops else None,
+        halts=container if stops else None,
+    )
+
+
+async def _fetch(context: OperationContext, url: str) -> str:
+    return await run_blocking(web.fetched_text, await web.fetch(url, limits=context.services.fetch_limits))
+
+
+async def _analyze(context: OperationContext, run: Document, step: AnalyzeDocumentsStep, spec: ExecutionSpec) -> str:
+    services, name = context.services, spec.name
+    text = await Documents(services.blobs, context.ref.scope).read_text(name)
+    values = await values_for(services, run, context.ref, step)
+    values["document"] = {"name": name, "text": text}
+    asked = messages(step, values)
+    if not any(reference.path == ("document", "text") for reference in templates.references(step.prompt)):
+        asked[-1]["content"] += f"\n\n# Document: {name}\n\n{text}"
+    call = model_call(step, spec.path, asked[-1]["content"])
+    answer: str = await context.inner(call, lambda: ask_model(context, step, asked, call.path))
+    return answer
+
+
+async def close_items(services: Services, ref: RunRef, path: str) -> Outcome:
+    """Gather the items' outputs as the step's and end it. Answers its outcome."""
+    _, step = await step_of(services, ref, path)
+    items = await _items(services, ref, path)
+    failed = [item for item in items if item["status"] == Ex.FAILED]
+    completed = [item for item in items if item["status"] == Ex.COMPLETED]
+    if failed and (step.on_error == "stop" or not completed):
+        error = failed[0]["error"]
+        message = f"{failed[0]['name']}: {error['message']}"
+        if len(failed) > 1:
+            message += f" (and {len(failed) - 1} more items failed)"
+        return await _close(services, ref, path, Ex.FAILED, None, {"code": error["code"], "message": message})
+    parts = [f"## {item['name']}\n\n{await load(services.blobs, item)}" for item in completed]
+    output = await keep(services.blobs, ref, path, 1, "\n\n".join(parts))
+    return await _close(services, ref, path, Ex.COMPLETED, output, None)
+
+
+async def _close(
+    services: Services, ref: RunRef, path: str, status: Ex, output: Output | None, error: dict[str, str] | None
+) -> Outcome:
+    ended = EventType.EXECUTION_COMPLETED if status == Ex.COMPLETED else EventType.EXECUTION_FAILED
+    changes: dict[str, Any] = {"status": status, "ended_at": now(), "error": error}
+    if output is not None:
+        changes |= output.fields()
+    ops: list[Op] = [
+        Patch(
+            ref.run_id,
+            increment={"counts.running": -1, f"counts.{status}": 1},
+            when=run_guard(ref, (RunStatus.RUNNING,), path),
+        ),
+        Patch(ref.execution_id(path), set=changes, when=(FieldIn("status", (Ex.RUNNING,)),)),
+        event(ref.run_id, ended, ref.execution_id(path), **({"error": error} if error else {})),
+    ]
+    try:
+        await services.store.transact(ref.partition, ops)
+    except ConditionFailed as refused:
+        if refused.op_index == 0:
+            return {"status": Ex.CANCELLED}
+        container = await services.store.get(ref.partition, ref.execution_id(path))
+        return {"status": container["status"], "error": container["error"]}
+    return {"status": status, "error": error}

@@ -1,0 +1,39 @@
+"""How a run begins and ends, as its orchestrator asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.definitions import FANS_OUT
+from shared.executions import RunRef, step_path
+from shared.runs import begin_run
+from shared.services import Services
+from shared.settling import end_run, settle
+from shared.states import RunStatus
+
+GRACE_EXPIRED = "grace_expired"
+"""The outcome that an orchestrator reports when its grace timer fired before the pipeline ended."""
+
+
+async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
+    """Begin the run. Answers `status`, and when it runs its plan: the steps as the pipeline needs them."""
+    run = await begin_run(services, ref)
+    plan = [
+        {"path": step_path(i), "fans_out": step["kind"] in FANS_OUT, "on_error": step.get("on_error", "stop")}
+        for i, step in enumerate(run["definition"]["steps"])
+    ]
+    return {"status": run["status"], "steps": plan, "grace_seconds": run["definition"]["grace_seconds"]}
+
+
+async def end(services: Services, ref: RunRef, outcome: dict[str, Any]) -> dict[str, Any]:
+    """End the run as `outcome` says: `completed`, `failed` (with `error`), `cancelled`, or `grace_expired`.
+
+    A pipeline that says `cancelled` only reports what the store said; so does a grace that expired. What the run becomes
+    is decided by its record.
+    """
+    status = outcome["status"]
+    if status in (RunStatus.COMPLETED, RunStatus.FAILED):
+        run = await end_run(services, ref, RunStatus(status), outcome.get("error"))
+    else:
+        run = await settle(services, ref, force=status == GRACE_EXPIRED)
+    return {"status": run["status"]}

@@ -1,0 +1,176 @@
+"""The steps that are one operation: a model call, a tool call, a comparison, an artifact, a notification."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from activities.values import step_of, values_for
+from shared import templates
+from shared.cancellation import checkpoint
+from shared.definitions import (
+    CompareDocumentsStep,
+    ModelOptions,
+    ModelStep,
+    NotifyStep,
+    ToolStep,
+    WriteArtifactStep,
+)
+from shared.definitions import Documents as Chosen
+from shared.documents import Documents
+from shared.errors import StepFailed
+from shared.events import event
+from shared.executions import ExecutionSpec, RunRef, item_path
+from shared.model_client import ModelRequest
+from shared.names import QUEUE_NOTIFICATIONS, EventType, Kind
+from shared.operation_context import OperationContext
+from shared.outputs import as_text, preview
+from shared.services import Services
+from shared.supervisor import Body, Outcome, supervise
+from shared.tools import ToolContext, registry
+
+Values = dict[str, Any]
+Prepared = tuple[list[ExecutionSpec], Body]
+"""The executions of an operation, and its body."""
+
+
+async def run(services: Services, ref: RunRef, path: str) -> Outcome:
+    """Run the step at `path`. Answers its outcome."""
+    document, step = await step_of(services, ref, path)
+    try:
+        values = await values_for(services, document, ref, step)
+        group, body = _PREPARE[step.kind](step, path, values)
+    except StepFailed as error:
+        group, body = [ExecutionSpec(path, Kind.STEP, step.name)], _failing(error)
+    return await supervise(
+        services,
+        ref,
+        group,
+        body,
+        timeout_seconds=step.timeout_seconds or services.settings.step_timeout_seconds,
+        retries=step.retries,
+    )
+
+
+def _failing(error: StepFailed) -> Body:
+    async def body(_context: OperationContext) -> Any:
+        raise error
+
+    return body
+
+
+def messages(options: ModelOptions, values: Values) -> list[dict[str, Any]]:
+    """The messages of a model call, rendered."""
+    found = [{"role": "user", "content": templates.render(options.prompt, values)}]
+    if options.system is not None:
+        found.insert(0, {"role": "system", "content": templates.render(options.system, values)})
+    return found
+
+
+async def ask_model(context: OperationContext, options: ModelOptions, asked: list[dict[str, Any]], path: str) -> str:
+    """Call the model; its text shows in the execution at `path` as it comes."""
+    request = ModelRequest(messages=asked, model=options.model, max_tokens=options.max_tokens)
+    answer = await context.services.model.complete(request, context.writer(path))
+    return answer.text
+
+
+def model_call(options: ModelOptions, path: str, prompt: str) -> ExecutionSpec:
+    """The node of a model call."""
+    return ExecutionSpec(f"{path}.m", Kind.MODEL_CALL, options.model or "model", preview(prompt))
+
+
+def _model(step: ModelStep, path: str, values: Values) -> Prepared:
+    asked = messages(step, values)
+    call = model_call(step, path, asked[-1]["content"])
+
+    async def body(context: OperationContext) -> str:
+        return await ask_model(context, step, asked, call.path)
+
+    return [ExecutionSpec(path, Kind.STEP, step.name), call], body
+
+
+def _tool(step: ToolStep, path: str, values: Values) -> Prepared:
+    arguments = templates.render_value(step.arguments, values)
+    shown = preview(as_text(arguments)[0])
+
+    async def body(context: OperationContext) -> Any:
+        given = ToolContext(Documents(context.services.blobs, context.ref.scope), context.services.fetch_limits)
+        return await registry.get(step.tool).call(arguments, given)
+
+    return [
+        ExecutionSpec(path, Kind.STEP, step.name),
+        ExecutionSpec(f"{path}.c0", Kind.TOOL_CALL, step.tool, shown),
+    ], body
+
+
+def _compare(step: CompareDocumentsStep, path: str, values: Values) -> Prepared:
+    asked = messages(step, values)
+
+    async def body(context: OperationContext) -> str:
+        documents = Documents(context.services.blobs, context.ref.scope)
+        wanted = await document_names(context.services, documents, step.documents)
+        parts = [asked[-1]["content"]]
+        for index, name in enumerate(wanted):
+            checkpoint()
+            spec = ExecutionSpec(item_path(path, index), Kind.ITEM, name)
+            text = await context.inner(spec, _reading(documents, name))
+            parts.append(f"# Document: {name}\n\n{text}")
+        whole = [*asked[:-1], {"role": "user", "content": "\n\n".join(parts)}]
+        call = model_call(step, path, whole[-1]["content"])
+        answer: str = await context.inner(call, lambda: ask_model(context, step, whole, call.path))
+        return answer
+
+    return [ExecutionSpec(path, Kind.STEP, step.name)], body
+
+
+def _reading(documents: Documents, name: str) -> Callable[[], Awaitable[str]]:
+    return lambda: documents.read_text(name)
+
+
+async def document_names(services: Services, documents: Documents, chosen: Chosen) -> list[str]:
+    """The names of the documents that a step asks for, in order. Raises `StepFailed` `too_many_documents`."""
+    if chosen.names is not None:
+        return list(chosen.names)
+    return list(await documents.names(chosen.prefix or "", services.settings.items_max))
+
+
+def _artifact(step: WriteArtifactStep, path: str, values: Values) -> Prepared:
+    content = templates.render(step.content, values)
+
+    async def body(context: OperationContext) -> Any:
+        ref = context.ref
+        # The attempt's own blob: it becomes an artifact only when the operation's end, which names it, has landed.
+        name = f"artifacts/{ref.scope}/{ref.workflow_id}/{ref.run_id}/{path}.{context.begun.attempt}/{step.path}"
+        content_type = mimetypes.guess_type(step.path)[0] or "text/plain"
+        info = await context.services.blobs.put(name, content.encode(), content_type)
+        context.side_effect("artifact", step.path, ref=name, size=info.size, content_type=content_type)
+        return {"path": step.path, "size": info.size}
+
+    return [ExecutionSpec(path, Kind.STEP, step.name, preview(content))], body
+
+
+def _notify(step: NotifyStep, path: str, values: Values) -> Prepared:
+    subject, message = templates.render(step.subject, values), templates.render(step.message, values)
+
+    async def body(context: OperationContext) -> Any:
+        ref = context.ref
+        facts = {"subject": preview(subject, 2000), "message": preview(message)}
+        where = {"scope": ref.scope, "workflow_id": ref.workflow_id, "run_id": ref.run_id}
+        # The same id in every attempt: who delivers it can drop a second copy.
+        await context.services.queue.send(QUEUE_NOTIFICATIONS, {"id": ref.execution_id(path), **where, **facts})
+        context.side_effect("notification", facts["subject"])
+        context.events.append(event(ref.run_id, EventType.EXECUTION_OUTPUT, ref.execution_id(path), **facts))
+        return facts
+
+    return [ExecutionSpec(path, Kind.STEP, step.name, preview(message))], body
+
+
+_PREPARE: dict[str, Callable[[Any, str, Values], Prepared]] = {
+    "model": _model,
+    "tool": _tool,
+    "compare_documents": _compare,
+    "write_artifact": _artifact,
+    "notify": _notify,
+}
+"""What each kind of step does; a fan-out's kinds are in `items.py`."""

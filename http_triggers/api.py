@@ -1,0 +1,199 @@
+"""What every route shares: who calls, what they sent, and how they are answered.
+
+A handler takes a `Call` and returns an `Answer` or raises `Problem`. Everything else (identity, cross-site requests, body
+limits, unexpected errors) is decided here, once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import azure.durable_functions as df
+import azure.functions as func
+from pydantic import BaseModel, ValidationError
+
+from shared.definitions import invalid, validation_errors
+from shared.errors import Problem, Throttled, TooLarge, Unavailable
+from shared.identity import Caller, identify
+from shared.services import Services, get_services
+
+log = logging.getLogger(__name__)
+
+MAX_JSON_BYTES = 1024 * 1024
+MAX_PAGE, DEFAULT_PAGE = 200, 50
+SAFE_METHODS = ("GET", "HEAD")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to answer: `body` is JSON-able, or bytes with a `content_type`; None: no body."""
+
+    status: int
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request whose caller is known."""
+
+    request: func.HttpRequest
+    services: Services
+    caller: Caller
+    client: df.DurableOrchestrationClient | None = None
+
+    def route(self, name: str) -> str:
+        """A route parameter; empty when it is absent."""
+        value: str = self.request.route_params.get(name, "")
+        return value
+
+    def raw(self, limit: int) -> bytes:
+        """The body. Raises `Problem` 413 `body_too_large` over `limit` bytes."""
+        body: bytes = self.request.get_body()
+        if len(body) > limit:
+            raise Problem(413, "body_too_large", f"the body is over {limit} bytes")
+        return body
+
+    def json(self) -> Any:
+        """The body as JSON, `{}` when empty. Raises `Problem` 400 `malformed_json`, 413."""
+        body = self.raw(MAX_JSON_BYTES)
+        if not body.strip():
+            return {}
+        try:
+            return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise Problem(400, "malformed_json", f"the body is not JSON: {error}") from None
+
+    def parse(self, model: type[Model]) -> Model:
+        """The body as `model`. Raises `Problem` 422 `invalid` with an error a field."""
+        try:
+            return model.model_validate(self.json())
+        except ValidationError as error:
+            raise invalid(validation_errors(error), "the body") from None
+
+    def page(self) -> tuple[int, str | None]:
+        """`limit` and `after`. Raises `Problem` 422."""
+        text = self.request.params.get("limit", str(DEFAULT_PAGE))
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= MAX_PAGE:
+            raise invalid([{"field": "limit", "message": f"must be a whole number from 1 to {MAX_PAGE}"}], "the query")
+        return int(text), self.request.params.get("after")
+
+    def choice(self, name: str, allowed: list[str]) -> str | None:
+        """A query parameter that is one of `allowed`, or None. Raises `Problem` 422."""
+        value: str | None = self.request.params.get(name)
+        if value is not None and value not in allowed:
+            raise invalid([{"field": name, "message": f"must be one of {', '.join(allowed)}"}], "the query")
+        return value
+
+    def revision(self) -> int | None:
+        """The revision in `If-Match`; None when any will do. Raises `Problem` 412 for one that can't match."""
+        value = self.request.headers.get("if-match", "*").strip()
+        if value == "*":
+            return None
+        text = value.removeprefix("W/").strip('"')
+        if not text.isascii() or not text.isdigit():
+            raise Problem(412, "revision_changed", "If-Match names no revision of this workflow")
+        return int(text[:18])
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def listing(items: list[Any], after: str | None) -> Answer:
+    """A page of a list."""
+    return Answer(200, {"items": items, "next": after})
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+def add_route(
+    blueprint: df.Blueprint, name: str, method: str, route: str, handler: Handler, *, starts_or_wakes: bool = False
+) -> None:
+    """Register `handler` for one method of a route. `starts_or_wakes`: it needs the Durable client."""
+
+    async def plain(request: func.HttpRequest) -> func.HttpResponse:
+        return await respond(handler, request, None)
+
+    async def durable(request: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+        return await respond(handler, request, client)
+
+    function: Any = durable if starts_or_wakes else plain
+    # The worker checks the annotations themselves, so they can't be the strings that this module's future import makes.
+    function.__annotations__ = {"request": func.HttpRequest, "return": func.HttpResponse}
+    if starts_or_wakes:
+        function = blueprint.durable_client_input(client_name="client")(function)
+    function = blueprint.route(route=route, methods=[method], trigger_arg_name="request")(function)
+    blueprint.function_name(name)(function)
+
+
+async def respond(
+    handler: Handler, request: func.HttpRequest, client: df.DurableOrchestrationClient | None
+) -> func.HttpResponse:
+    """Run `handler`; whatever happens becomes an answer (an exception would be a 500 with an empty body)."""
+    try:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        refuse_cross_site(request.method, headers)
+        caller = identify(headers, os.environ)
+        answer = await handler(Call(request, get_services(), caller, client))
+    except Problem as problem:
+        answer = problem_answer(problem, request)
+    except (Throttled, Unavailable) as error:
+        log.warning("%s %s: %s", request.method, request.url, error)
+        after = str(max(1, round(error.retry_after))) if isinstance(error, Throttled) else "2"
+        busy = Problem(503, "store_unavailable", "the store can't be reached just now; try again")
+        answer = problem_answer(busy, request, {"Retry-After": after})
+    except TooLarge as error:
+        answer = problem_answer(Problem(413, "too_large", str(error)), request)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.url)
+        answer = problem_answer(Problem(500, "internal_error", "something went wrong; it was logged"), request)
+    return write(answer)
+
+
+def write(answer: Answer) -> func.HttpResponse:
+    """The response of an answer. Answers are private: nothing in between may keep them."""
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **answer.headers}
+    body = answer.body
+    if body is None:
+        return func.HttpResponse(status_code=answer.status, headers=headers)
+    if not isinstance(body, bytes):
+        body = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return func.HttpResponse(body, status_code=answer.status, headers=headers, mimetype=answer.content_type)
+
+
+def problem_answer(problem: Problem, request: func.HttpRequest, headers: Mapping[str, str] | None = None) -> Answer:
+    """A problem as RFC 9457 has it."""
+    path = "/" + request.url.split("://", 1)[-1].partition("/")[2].partition("?")[0]
+    body: dict[str, Any] = {
+        "type": f"urn:truestop:error:{problem.code}",
+        "title": problem.code.replace("_", " ").capitalize(),
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": path,
+        "code": problem.code,
+        **problem.extra,
+    }
+    if problem.errors:
+        body["errors"] = [dict(error) for error in problem.errors]
+    return Answer(problem.status, body, headers or {}, "application/problem+json")
+
+
+def refuse_cross_site(method: str, headers: Mapping[str, str]) -> None:
+    """A state-changing request from a browser must come from our own page. Raises `Problem` 403 `cross_origin`."""
+    origin = headers.get("origin")
+    if method in SAFE_METHODS or (origin is None and "cookie" not in headers):
+        return
+    same = origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
+    if not same or headers.get("x-requested-with") != "truestop":
+        raise Problem(
+            403, "cross_origin", "a browser's request must come from this site with X-Requested-With: truestop"
+        )

@@ -1,0 +1,78 @@
+"""Whether the service and what it needs are up, and who the caller is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import azure.durable_functions as df
+import azure.functions as func
+
+from http_triggers.api import Answer, Call, add_route, write
+from shared.errors import NotFound
+from shared.services import Services, get_services
+from shared.store.port import Partition
+
+log = logging.getLogger(__name__)
+PROBE_SECONDS = 3.0
+
+blueprint = df.Blueprint()
+
+
+async def _store(services: Services) -> None:
+    try:
+        await services.store.get(Partition("health", "health"), "health")
+    except NotFound:
+        pass  # it answered
+
+
+async def _blobs(services: Services) -> None:
+    await services.blobs.list("health/", 1, None)
+
+
+async def _queue(services: Services) -> None:
+    await services.queue.peek("health", 1)
+
+
+async def _model(services: Services) -> None:
+    await services.model.probe()
+
+
+PROBES: dict[str, Callable[[Services], Awaitable[None]]] = {
+    "store": _store,
+    "queue": _queue,
+    "blobs": _blobs,
+    "model": _model,
+}
+
+
+async def _probe(name: str, services: Services) -> str:
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            await PROBES[name](services)
+    except Exception as error:
+        log.warning("%s is down: %s", name, error)
+        return "down"
+    return "up"
+
+
+async def health(request: func.HttpRequest) -> func.HttpResponse:
+    """GET /api/health: for anyone; names no secrets."""
+    del request  # anyone may ask, and nothing that is sent matters
+    services = get_services()
+    states = dict(zip(PROBES, await asyncio.gather(*(_probe(name, services) for name in PROBES)), strict=True))
+    well = all(state == "up" for state in states.values())
+    return write(Answer(200 if well else 503, {"status": "up" if well else "down", **states}))
+
+
+async def me(call: Call) -> Answer:
+    """GET /api/me."""
+    return Answer(200, {**call.caller.as_dict(), "roles": sorted(call.caller.roles)})
+
+
+health.__annotations__ = {"request": func.HttpRequest, "return": func.HttpResponse}
+blueprint.function_name("health")(
+    blueprint.route(route="api/health", methods=["GET"], trigger_arg_name="request")(health)
+)
+add_route(blueprint, "me", "GET", "api/me", me)

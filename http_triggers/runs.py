@@ -1,0 +1,177 @@
+"""Routes that change runs: start and cancel. What they accept is durable before they answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+import time
+from typing import Annotated, Any
+
+import azure.durable_functions as df
+from pydantic import BaseModel, ConfigDict, Field
+
+from http_triggers.api import Answer, Call, add_route
+from http_triggers.workflows import BASE, base_of, partition_of
+from shared import names, workflows
+from shared.definitions import invalid
+from shared.errors import NotFound, Problem
+from shared.ids import new_ulid
+from shared.names import CancelSource
+from shared.receipts import cancel_receipt
+from shared.runs import CancelRequest, Start, request_cancel, start_run
+from shared.states import TERMINAL_RUN, RunStatus
+from shared.store.port import Document, Partition
+from shared.views import run_view
+
+log = logging.getLogger(__name__)
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_INPUT_BYTES = 256 * 1024
+WAIT_POLL_SECONDS = 0.05
+WAKE_SECONDS = 5.0
+SOURCES = {source.value: source for source in (CancelSource.PAGE, CancelSource.CLI, CancelSource.CLIENT)}
+
+blueprint = df.Blueprint()
+
+
+class StartBody(BaseModel):
+    """What a start takes. `wait`: answer once the run has ended, or after so many seconds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    input: Any = None
+    run_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    wait: Annotated[float, Field(ge=0, le=20)] = 0
+
+
+class CancelBody(BaseModel):
+    """What a cancel takes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    reason: Annotated[str, Field(max_length=1000)] | None = None
+    grace_seconds: Annotated[float, Field(ge=0, le=300)] | None = None
+    force: bool = False
+
+
+def run_not_found() -> Problem:
+    """The answer for a run that doesn't exist and for one that the caller may not see."""
+    return Problem(404, "run_not_found", "there is no such run")
+
+
+def run_id_of(call: Call) -> str:
+    """The run that the route names. Raises `Problem` 404."""
+    run_id = call.route("rid")
+    if not RUN_ID.fullmatch(run_id):
+        raise run_not_found()
+    return run_id
+
+
+async def read_run(call: Call) -> Document:
+    """The run that the route names. Raises `Problem` 404."""
+    partition, run_id = partition_of(call), run_id_of(call)
+    try:
+        run = await call.services.store.get(partition, run_id)
+    except NotFound:
+        raise run_not_found() from None
+    if run["type"] != names.DocumentType.RUN:
+        raise run_not_found()
+    return run
+
+
+async def shown(call: Call, run: Document) -> dict[str, Any]:
+    """A run as it is answered, with its receipt when it was cancelled."""
+    receipt = await cancel_receipt(call.services, run) if run["cancel"] is not None else None
+    return run_view(run, base_of(call), receipt)
+
+
+def _start_of(call: Call, body: StartBody, partition: Partition) -> Start:
+    if len(json.dumps(body.input)) > MAX_INPUT_BYTES:
+        raise Problem(413, "body_too_large", f"the input is over {MAX_INPUT_BYTES} bytes")
+    by = call.caller.as_dict()
+    if body.run_id is None:
+        run_id = new_ulid()
+        return Start(run_id, run_id, body.input, by)
+    if not RUN_ID.fullmatch(body.run_id) or body.run_id in names.RESERVED_IDS:
+        message = "must be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, and not be reserved"
+        raise invalid([{"field": "run_id", "message": message}], "the body")
+    # Instances are named across all users: another user's run of the same id must be another instance.
+    owner = hashlib.sha256(f"{partition.scope}/{partition.workflow_id}".encode()).hexdigest()[:20]
+    return Start(body.run_id, f"{body.run_id}-{owner}", body.input, by, key=body.run_id)
+
+
+async def start(call: Call) -> Answer:
+    """POST {base}/{wid}/run."""
+    partition = partition_of(call)
+    workflow = await workflows.get(call.services, partition)
+    body = call.parse(StartBody)
+    run, created = await start_run(call.services, partition, workflow, _start_of(call, body, partition))
+    if run["status"] == RunStatus.QUEUED:
+        await _start_instance(call, run, created)
+    until = time.monotonic() + body.wait
+    while run["status"] not in TERMINAL_RUN and time.monotonic() < until:
+        await asyncio.sleep(WAIT_POLL_SECONDS)
+        run = await call.services.store.get(partition, run["id"])
+    answer = await shown(call, run)
+    return Answer(202 if created else 200, answer, {"Location": answer["links"]["self"]})
+
+
+async def _start_instance(call: Call, run: Document, created: bool) -> None:
+    """Start the run's orchestration. What can't be started is cancelled at once: nothing is left behind."""
+    assert call.client is not None
+    reference = {name: run[name] for name in ("scope", "workflow_id", "epoch")} | {"run_id": run["id"]}
+    try:
+        await call.client.start_new(names.ORCHESTRATOR_RUN, run["instance_id"], reference)
+    except Exception as error:
+        if not created:
+            log.info("instance %s was started before: %s", run["instance_id"], error)
+            return
+        log.exception("run %s could not be started", run["id"])
+        why = CancelRequest(call.caller.as_dict(), CancelSource.RECONCILE, "its orchestration could not be started")
+        await request_cancel(call.services, partition_of(call), run["id"], why)
+        raise Problem(503, "start_failed", "the run could not be started; it was cancelled") from None
+
+
+async def cancel_active(call: Call) -> Answer:
+    """POST {base}/{wid}/cancel: the workflow's active run."""
+    body = call.parse(CancelBody)
+    active = (await workflows.get(call.services, partition_of(call)))["runtime"]["active_run_id"]
+    if active is None:
+        raise Problem(404, "no_active_run", "no run of this workflow is active")
+    return await _cancel(call, active, body)
+
+
+async def cancel_run(call: Call) -> Answer:
+    """POST {base}/{wid}/runs/{rid}/cancel."""
+    body = call.parse(CancelBody)
+    return await _cancel(call, (await read_run(call))["id"], body)
+
+
+async def _cancel(call: Call, run_id: str, body: CancelBody) -> Answer:
+    request = CancelRequest(
+        call.caller.as_dict(),
+        SOURCES.get(call.request.headers.get("x-truestop-source", ""), CancelSource.API),
+        body.reason,
+        body.grace_seconds,
+        body.force,
+    )
+    run = await request_cancel(call.services, partition_of(call), run_id, request)
+    receipt, _ = await asyncio.gather(cancel_receipt(call.services, run), _wake(call, run))
+    return Answer(202 if run["status"] == RunStatus.CANCELLING else 200, receipt)
+
+
+async def _wake(call: Call, run: Document) -> None:
+    """Raise the Durable event: a mere wake-up, so losing it is logged and no more."""
+    assert call.client is not None
+    facts = {"grace_seconds": run["cancel"]["grace_seconds"]}
+    try:
+        async with asyncio.timeout(WAKE_SECONDS):
+            await call.client.raise_event(run["instance_id"], names.EVENT_CANCEL, facts)
+    except Exception as error:
+        log.info("the wake-up of run %s was not delivered: %s", run["id"], error)
+
+
+add_route(blueprint, "run_start", "POST", BASE + "/{wid}/run", start, starts_or_wakes=True)
+add_route(blueprint, "run_cancel_active", "POST", BASE + "/{wid}/cancel", cancel_active, starts_or_wakes=True)
+add_route(blueprint, "run_cancel", "POST", BASE + "/{wid}/runs/{rid}/cancel", cancel_run, starts_or_wakes=True)

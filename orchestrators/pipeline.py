@@ -1,0 +1,53 @@
+"""The pipeline of a run: its steps, in order.
+
+1. A step that is one operation: one activity, called until it has an outcome.
+2. A fan-out: `open_items`; one lane (a sub-orchestration) for each of its parallel places; `close_items`.
+3. `cancelled` from anywhere ends the pipeline: the store has said so, no event is needed.
+4. A step that failed ends it too, unless the step says `continue`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import azure.durable_functions as df
+
+from orchestrators.calls import Steps, call_until_done
+from shared import names
+
+
+def pipeline(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
+    """The body of the `pipeline` orchestrator. Input: the run's reference and its `steps`."""
+    given: dict[str, Any] = context.get_input()
+    reference = {key: given[key] for key in ("scope", "workflow_id", "run_id", "epoch")}
+    for step in given["steps"]:
+        payload = {**reference, "path": step["path"]}
+        if step["fans_out"]:
+            outcome = yield from _fan_out(context, payload)
+        else:
+            outcome = yield from call_until_done(context, names.ACTIVITY_RUN_STEP, payload)
+        if outcome["status"] == "cancelled":
+            return {"status": "cancelled"}
+        if outcome["status"] == "failed" and step["on_error"] == "stop":
+            return {"status": "failed", "error": outcome.get("error")}
+    return {"status": "completed"}
+
+
+def _fan_out(context: df.DurableOrchestrationContext, payload: dict[str, Any]) -> Steps:
+    opened = yield from call_until_done(context, names.ACTIVITY_OPEN_ITEMS, payload)
+    if opened["status"] != "running":
+        return opened
+    lanes = opened["lanes"]
+    if lanes:
+        yield context.task_all(
+            [
+                context.call_sub_orchestrator(
+                    names.ORCHESTRATOR_ITEMS,
+                    {**payload, "lane": lane, "lanes": lanes, "items": opened["items"]},
+                    f"{context.instance_id}:{payload['path']}:l{lane}",
+                )
+                for lane in range(lanes)
+            ]
+        )
+    return (yield from call_until_done(context, names.ACTIVITY_CLOSE_ITEMS, payload))

@@ -1,0 +1,89 @@
+"""Every name that two places must agree on: functions, Durable events, event types, containers and queues."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+# Durable functions
+ORCHESTRATOR_RUN = "run"
+ORCHESTRATOR_PIPELINE = "pipeline"
+ORCHESTRATOR_ITEMS = "items"
+ACTIVITY_BEGIN_RUN = "begin_run"
+ACTIVITY_RUN_STEP = "run_step"
+ACTIVITY_OPEN_ITEMS = "open_items"
+ACTIVITY_RUN_ITEM = "run_item"
+ACTIVITY_CLOSE_ITEMS = "close_items"
+ACTIVITY_SETTLE = "settle"
+
+# The Durable event that wakes a run's orchestrator after an accepted cancel
+EVENT_CANCEL = "cancel"
+
+# Documents with one fixed id in each workflow's partition
+WORKFLOW_ID = "workflow"
+LOCK_ID = "lock"
+RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, "group"})
+
+QUEUE_NOTIFICATIONS = "notifications"
+
+
+class DocumentType(StrEnum):
+    """The `type` of a stored document."""
+
+    WORKFLOW = "workflow"
+    LOCK = "lock"
+    RUN = "run"
+    EXECUTION = "execution"
+    EVENT = "event"
+    RECEIPT = "receipt"
+
+
+class EventType(StrEnum):
+    """The type of an event of a run."""
+
+    RUN_QUEUED = "run.queued"
+    RUN_STARTED = "run.started"
+    RUN_CANCELLING = "run.cancelling"
+    RUN_CANCELLED = "run.cancelled"
+    RUN_COMPLETED = "run.completed"
+    RUN_FAILED = "run.failed"
+    EXECUTION_STARTED = "execution.started"
+    EXECUTION_COMPLETED = "execution.completed"
+    EXECUTION_FAILED = "execution.failed"
+    EXECUTION_CANCELLED = "execution.cancelled"
+    EXECUTION_OUTPUT = "execution.output"
+    LOCK_RENEWED = "lock.renewed"
+
+
+class Kind(StrEnum):
+    """What a node of a run's tree is."""
+
+    STEP = "step"
+    ITEM = "item"
+    MODEL_CALL = "model_call"
+    TOOL_CALL = "tool_call"
+
+
+class CancelOutcome(StrEnum):
+    """How an operation that was in flight at the accept ended."""
+
+    FINISHED = "finished"
+    """It completed (or failed) by itself before the stop reached it."""
+    STOPPED = "stopped"
+    """It was stopped."""
+    LOST = "lost"
+    """Its process was gone: its heartbeat expired."""
+    ABANDONED = "abandoned"
+    """It had not stopped when the grace ran out or force was asked."""
+
+
+class CancelSource(StrEnum):
+    """Where a cancel came from."""
+
+    API = "api"
+    PAGE = "page"
+    CLI = "cli"
+    CLIENT = "client"
+    ADMIN = "admin"
+    PARENT = "parent"
+    PORTAL = "portal"
+    RECONCILE = "reconcile"

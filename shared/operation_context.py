@@ -1,0 +1,138 @@
+"""What the body of an operation sees: its token, its partial output, its side effects, and operations inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+from shared.cancellation import CancelToken, shield
+from shared.errors import RunCancelled, StepFailed
+from shared.executions import ExecutionSpec
+from shared.ids import now
+from shared.names import CancelOutcome
+from shared.operations import Begun, Ending, Recorded, Refused, Superseded, begin, finish
+from shared.outputs import PREVIEW_BYTES, keep, load, preview
+from shared.persistence import patiently
+from shared.services import Services
+from shared.states import ExecutionStatus as Ex
+from shared.store.port import Create
+from shared.watcher import cancellation_of
+
+FINISH_SECONDS = 10.0
+"""How long the end of an inner operation may take to write while a cancel is under way."""
+
+
+class PartialText:
+    """The text of one execution as it grows."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._previewed = 0
+        self.dirty = False
+
+    def add(self, text: str) -> None:
+        """More text."""
+        self._parts.append(text)
+        # What is past the preview's size changes nothing that a document shows.
+        if self._previewed < PREVIEW_BYTES:
+            self._previewed += len(text)
+            self.dirty = True
+
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self._parts)
+
+    def clean(self) -> str:
+        """The preview, and note that it was taken."""
+        self.dirty = False
+        return preview(self.text())
+
+
+class OperationContext:
+    """Given to an operation's body."""
+
+    def __init__(
+        self, services: Services, begun: Begun, token: CancelToken, may_retry: Callable[[StepFailed], bool]
+    ) -> None:
+        self.services, self.begun, self.token = services, begun, token
+        self.ref = begun.ref
+        self.side_effects: list[dict[str, Any]] = []
+        self.events: list[Create] = []
+        self.texts: dict[str, PartialText] = {}
+        self._may_retry = may_retry
+
+    def writer(self, path: str | None = None) -> Callable[[str], None]:
+        """Takes the text of the execution at `path` (this operation's by default) as it comes."""
+        return self.texts.setdefault(path or self.begun.leaf.path, PartialText()).add
+
+    def side_effect(self, kind: str, what: str, **more: Any) -> None:
+        """Note something that others can see: it is part of the execution, and of a cancel's receipt."""
+        self.side_effects.append(
+            {
+                "execution_id": self.ref.execution_id(self.begun.leaf.path),
+                "kind": kind,
+                "what": what,
+                "at": now(),
+                **more,
+            }
+        )
+
+    async def inner(self, spec: ExecutionSpec, body: Callable[[], Awaitable[Any]]) -> Any:
+        """Run an operation inside this one: begun under the same guard, ended when `body` ends. Answers its output.
+
+        One that ended in an earlier attempt is not run again. Raises what `body` raises; `RunCancelled` when the guard
+        refuses.
+        """
+        store = self.services.store
+        self.token.check()
+        begun = await begin(store, self.ref, [spec], owned=True)
+        if isinstance(begun, Recorded):
+            return await self._recorded(begun)
+        if isinstance(begun, Refused):
+            self.token.cancel(cancellation_of(begun.run))
+            raise RunCancelled(cancellation_of(begun.run))
+        if not isinstance(begun, Begun):
+            raise TypeError(f"an inner operation can't be {begun}")
+        try:
+            value = await body()
+        except BaseException as error:
+            await self._end_inner(begun, self._ending(error))
+            raise
+        output = await keep(self.services.blobs, self.ref, spec.path, begun.attempt, value)
+        await self._end_inner(begun, Ending(Ex.COMPLETED, output))
+        return value
+
+    def _ending(self, error: BaseException) -> Ending:
+        if isinstance(error, StepFailed):
+            status = Ex.PENDING if self._may_retry(error) else Ex.FAILED
+            facts = {"code": error.code, "message": error.detail}
+            return Ending(status, error=facts)
+        if isinstance(error, Exception):
+            return Ending(Ex.FAILED, error={"code": "internal_error", "message": f"{type(error).__name__}: {error}"})
+        return Ending(Ex.CANCELLED, cancel_outcome=CancelOutcome.STOPPED)
+
+    async def _end_inner(self, begun: Begun, ending: Ending) -> None:
+        """Write an inner operation's end, also while a cancel keeps knocking."""
+        path = begun.leaf.path
+        async with shield(FINISH_SECONDS):
+            if ending.output is None and path in self.texts:
+                text = self.texts[path].text()
+                output = await keep(self.services.blobs, self.ref, path, begun.attempt, text)
+                ending = Ending(ending.status, output, ending.error, cancel_outcome=ending.cancel_outcome)
+            try:
+                await patiently(lambda: finish(self.services.store, begun, ending), FINISH_SECONDS)
+            except Superseded:
+                pass  # the outer operation's own end will find out the same
+            self.texts.pop(path, None)
+
+    async def _recorded(self, recorded: Recorded) -> Any:
+        execution = recorded.execution
+        if execution["status"] == Ex.COMPLETED:
+            return await load(self.services.blobs, execution)
+        if execution["status"] == Ex.FAILED:
+            self._fail(execution["error"])
+        raise RunCancelled(cancellation_of(await self.services.store.get(self.ref.partition, self.ref.run_id)))
+
+    @staticmethod
+    def _fail(error: dict[str, str]) -> NoReturn:
+        raise StepFailed(error["code"], error["message"])

@@ -1,0 +1,63 @@
+"""Outputs: small ones live in their execution's document, large ones in a blob that it refers to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shared.blobs import BlobStore
+from shared.executions import RunRef
+from shared.store.port import Document
+
+PREVIEW_BYTES = 16 * 1024
+"""The most of a text that a document carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An execution's output as its document holds it: `ref` names the blob when `preview` isn't all of it."""
+
+    preview: str
+    format: Literal["text", "json"] = "text"
+    ref: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """The document's fields."""
+        return {"output_preview": self.preview, "output_format": self.format, "output_ref": self.ref}
+
+
+def as_text(value: Any) -> tuple[str, Literal["text", "json"]]:
+    """A value as text, and how to read it back."""
+    if isinstance(value, str):
+        return value, "text"
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")), "json"
+
+
+def preview(text: str, limit: int = PREVIEW_BYTES) -> str:
+    """The beginning of `text`: at most `limit` bytes of UTF-8, cut between characters."""
+    if len(text) * 4 <= limit:
+        return text
+    raw = text.encode()
+    return text if len(raw) <= limit else raw[:limit].decode(errors="ignore")
+
+
+async def keep(blobs: BlobStore, ref: RunRef, path: str, attempt: int, value: Any) -> Output:
+    """Keep `value` (JSON) as the output of `path`. Its blob is the attempt's own: a late attempt overwrites nothing."""
+    text, form = as_text(value)
+    short = preview(text)
+    if len(short) == len(text):
+        return Output(short, form)
+    name = f"outputs/{ref.scope}/{ref.workflow_id}/{ref.run_id}/{path}.{attempt}"
+    await blobs.put(name, text.encode(), "application/json" if form == "json" else "text/plain; charset=utf-8")
+    return Output(short, form, name)
+
+
+async def load(blobs: BlobStore, document: Document) -> Any:
+    """The whole output that an execution's document holds or refers to; None if it has none."""
+    text: str | None = document["output_preview"]
+    if document["output_ref"] is not None:
+        text = (await blobs.get(document["output_ref"])).data.decode()
+    if text is None:
+        return None
+    return json.loads(text) if document["output_format"] == "json" else text

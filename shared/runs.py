@@ -1,0 +1,224 @@
+"""A run's life until its end: start it, begin it, accept its cancel. `settling.py` ends it.
+
+The cancel in four lines: `request_cancel` moves the run to `cancelling` in one guarded transaction, after which no
+operation can begin (`operations.begin`). It wakes what is in flight. Whoever sees the last operation end calls `settle`,
+which is idempotent: it stamps what is unfinished and ends the run in one transaction that also frees the lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared import locks
+from shared.errors import ConditionFailed, Conflict, NotFound, Problem
+from shared.events import event
+from shared.executions import ExecutionSpec, RunRef, new_execution, run_ref, step_path
+from shared.ids import now
+from shared.names import WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind
+from shared.operations import run_guard
+from shared.services import Services
+from shared.settling import receipt_id, settle
+from shared.states import TERMINAL_RUN, RunStatus, WorkflowStatus, sources
+from shared.states import ExecutionStatus as Ex
+from shared.store.port import Create, Document, FieldIn, Op, Partition, Patch
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A request to start a run. `key`: what maps to this run (an idempotency key, a slot, a file version); None: nothing."""
+
+    run_id: str
+    instance_id: str
+    """The Durable instance: unique over all scopes, which a run id that a caller chose is not."""
+    input: Any
+    requested_by: Mapping[str, str]
+    trigger: str = "manual"
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """A request to cancel a run. `grace_seconds` None: the workflow's."""
+
+    requested_by: Mapping[str, str]
+    source: CancelSource = CancelSource.API
+    reason: str | None = None
+    grace_seconds: float | None = None
+    force: bool = False
+
+
+async def start_run(
+    services: Services, partition: Partition, workflow: Document, start: Start
+) -> tuple[Document, bool]:
+    """Accept a run: durable and `queued` when this returns. Answers it, and whether this call created it.
+
+    The same run id again answers the same run. Raises `Problem` 409 `workflow_busy` with `active_run_id`.
+    """
+    store, definition = services.store, workflow["definition"]
+    created = now()
+    run: Document = {
+        "id": start.run_id,
+        "type": DocumentType.RUN,
+        "instance_id": start.instance_id,
+        "workflow_id": partition.workflow_id,
+        "scope": partition.scope,
+        "status": RunStatus.QUEUED,
+        "epoch": 1,
+        "trigger": {"kind": start.trigger, "key": start.key},
+        "definition": definition,
+        "input": start.input,
+        "requested_by": dict(start.requested_by),
+        "created_at": created,
+        "started_at": None,
+        "ended_at": None,
+        "in_flight": 0,
+        "cancelled_executions": [],
+        "cancel": None,
+        "resumed_from": None,
+        "parent": None,
+        "counts": {status.value: 0 for status in Ex} | {"total": 0},
+        "output_preview": None,
+        "error": None,
+    }
+    ops: list[Op] = [
+        Patch(
+            WORKFLOW_ID,
+            set={"runtime.status": WorkflowStatus.RUNNING, "runtime.active_run_id": start.run_id},
+            increment={"runtime.run_count": 1},
+            when=(FieldIn("runtime.active_run_id", (None,)),),
+        ),
+        Create(locks.new_lock(start.run_id, services.settings.lease_seconds)),
+        Create(run),
+        event(start.run_id, EventType.RUN_QUEUED, trigger=start.trigger, requested_by=dict(start.requested_by)),
+    ]
+    if start.key is not None:
+        receipt = {"id": receipt_id(start.trigger, start.key), "type": DocumentType.RECEIPT, "run_id": start.run_id}
+        ops.append(Create({**receipt, "at": created, "outcome": None}))
+    while True:
+        try:
+            return (await store.transact(partition, ops))[2] or run, True
+        except (ConditionFailed, Conflict):
+            found = await _existing(services, partition, start.run_id)
+            if found is not None:
+                return found, False
+            active = (await _workflow(services, partition))["runtime"]["active_run_id"]
+            if active is not None:
+                raise Problem(
+                    409, "workflow_busy", f"run {active} is active", extra={"active_run_id": active}
+                ) from None
+            # The run that was in the way has just ended: try again.
+        except NotFound:
+            raise Problem(404, "workflow_not_found", "there is no such workflow") from None
+
+
+async def _existing(services: Services, partition: Partition, run_id: str) -> Document | None:
+    try:
+        return await services.store.get(partition, run_id)
+    except NotFound:
+        return None
+
+
+async def _workflow(services: Services, partition: Partition) -> Document:
+    try:
+        return await services.store.get(partition, WORKFLOW_ID)
+    except NotFound:
+        raise Problem(404, "workflow_not_found", "there is no such workflow") from None
+
+
+async def begin_run(services: Services, ref: RunRef) -> Document:
+    """Move a queued run to `running` and lay out its steps. Idempotent; answers the run as it is then."""
+    run = await services.store.get(ref.partition, ref.run_id)
+    if run["status"] != RunStatus.QUEUED:
+        return run
+    steps = run["definition"]["steps"]
+    ops: list[Op] = [
+        Patch(
+            ref.run_id,
+            set={"status": RunStatus.RUNNING, "started_at": now()},
+            increment={"counts.total": len(steps), "counts.pending": len(steps)},
+            when=run_guard(ref, (RunStatus.QUEUED,)),
+        ),
+        locks.renewal(ref, services.settings.lease_seconds),
+        event(ref.run_id, EventType.RUN_STARTED),
+    ]
+    for i, step in enumerate(steps):
+        spec = ExecutionSpec(step_path(i), Kind.STEP, step["name"])
+        ops.append(Create(new_execution(ref, spec, Ex.PENDING, operation=False)))
+    try:
+        return (await services.store.transact(ref.partition, ops))[0] or run
+    except (ConditionFailed, Conflict):
+        return await services.store.get(ref.partition, ref.run_id)
+
+
+async def request_cancel(services: Services, partition: Partition, run_id: str, request: CancelRequest) -> Document:
+    """Accept a cancel: when this returns, nothing of the run can begin any more, in any process. Answers the run.
+
+    Idempotent; the first request's facts stay. Settles at once when nothing is in flight, or with `force`. Raises
+    `NotFound`, and `Problem` 409 `run_already_finished` when the run's own end landed first.
+    """
+    while True:
+        run = await services.store.get(partition, run_id)
+        if run["status"] == RunStatus.CANCELLED:
+            return run
+        if run["status"] in TERMINAL_RUN:
+            raise Problem(
+                409, "run_already_finished", f"the run has ended: {run['status']}", extra={"state": run["status"]}
+            )
+        if run["status"] == RunStatus.CANCELLING:
+            break
+        accepted = await _accept(services, partition, run, request)
+        if accepted is not None:
+            run = accepted
+            break
+    services.watcher.notify(run)
+    if run["in_flight"] == 0 or request.force:
+        return await settle(services, run_ref(run), force=request.force)
+    return run
+
+
+async def _accept(services: Services, partition: Partition, run: Document, request: CancelRequest) -> Document | None:
+    """The linearization point of a cancel. None when the run moved on meanwhile."""
+    grace = request.grace_seconds
+    cancel = {
+        "requested_at": now(),
+        "requested_by": dict(request.requested_by),
+        "source": request.source,
+        "reason": request.reason,
+        "grace_seconds": run["definition"]["grace_seconds"] if grace is None else grace,
+        "observed_at": None,
+        "stopped_at": None,
+        "acknowledged": None,
+        "forced": False,
+    }
+    ops: list[Op] = [
+        Patch(
+            run["id"],
+            set={"status": RunStatus.CANCELLING, "cancel": cancel},
+            when=(FieldIn("status", sources(RunStatus.CANCELLING)),),
+        ),
+        Patch(WORKFLOW_ID, set={"runtime.status": WorkflowStatus.CANCELLING}),
+        event(run["id"], EventType.RUN_CANCELLING, source=request.source, reason=request.reason),
+    ]
+    try:
+        return (await services.store.transact(partition, ops))[0]
+    except ConditionFailed:
+        return None
+
+
+async def observe(services: Services, ref: RunRef, observed_at: str) -> None:
+    """Note when work first learnt of the cancel. The first note stays; losing the race to it is fine."""
+    try:
+        await services.store.transact(
+            ref.partition,
+            [
+                Patch(
+                    ref.run_id,
+                    set={"cancel.observed_at": observed_at},
+                    when=(FieldIn("status", (RunStatus.CANCELLING,)), FieldIn("cancel.observed_at", (None,))),
+                )
+            ],
+        )
+    except (ConditionFailed, NotFound):
+        pass  # noted already, or settled

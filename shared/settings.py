@@ -1,0 +1,117 @@
+"""Settings: one table of name, default and help; read from the environment once a process.
+
+The reference page and `local.settings.sample.json` are checked against this table by a test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Setting(NamedTuple):
+    """One setting: its environment variable, default (as text; None: unset) and what it does."""
+
+    name: str
+    default: str | None
+    help: str
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting("TRUESTOP_STORE", "sqlite", "Where documents live: `sqlite`."),
+    Setting("TRUESTOP_DATA", ".data", "Folder of the SQLite file and of local blobs."),
+    Setting("TRUESTOP_MODEL_ENDPOINT", None, "Base URL of an OpenAI-compatible or Azure OpenAI endpoint."),
+    Setting("TRUESTOP_MODEL_API_KEY", None, "Its key. Unset: managed identity (Azure endpoints only)."),
+    Setting("TRUESTOP_MODEL", None, "Model (or deployment) used where a step names none."),
+    Setting(
+        "TRUESTOP_MODEL_TIMEOUT_SECONDS", "120", "Longest silence of a model endpoint before a call fails, in seconds."
+    ),
+    Setting("TRUESTOP_DEV_USER", None, "Who you are on a development host without sign-in. Ignored on Azure."),
+    Setting("TRUESTOP_POLL_SECONDS", "0.25", "How often each process looks whether its active runs were cancelled."),
+    Setting("TRUESTOP_FENCE_SECONDS", "10", "A heartbeat unchanged for this long has expired; see docs/explanation."),
+    Setting("TRUESTOP_LEASE_SECONDS", "900", "How long a run's lock is held without renewal."),
+    Setting("TRUESTOP_STEP_TIMEOUT_SECONDS", "1500", "Deadline of an operation whose step names none."),
+    Setting("TRUESTOP_PARALLEL_MAX", "16", "Most items of one fan-out at work at a time."),
+    Setting("TRUESTOP_ITEMS_MAX", "999", "Most items of one fan-out (at most 999)."),
+    Setting("TRUESTOP_DOCUMENT_MAX_BYTES", "20971520", "Largest document that may be uploaded, in bytes."),
+    Setting("TRUESTOP_FETCH_MAX_BYTES", "5242880", "Largest page that `fetch_urls` reads, in bytes."),
+    Setting("TRUESTOP_FETCH_TIMEOUT_SECONDS", "30", "Longest time for one page, redirects included."),
+    Setting("TRUESTOP_FETCH_ALLOW_PRIVATE", "false", "Whether pages on private and loopback addresses may be fetched."),
+    Setting("TRUESTOP_TOOL_MODULES", "", "Modules with further tools, comma-separated; imported at start."),
+)
+
+_DEFAULTS = {setting.name: setting.default for setting in TABLE}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings, typed. Field `x` is the variable `TRUESTOP_X` (`fetch_max_bytes`: `TRUESTOP_FETCH_MAX_BYTES`)."""
+
+    store: str
+    data: Path
+    model_endpoint: str | None
+    model_api_key: str | None
+    model: str | None
+    model_timeout_seconds: float
+    dev_user: str | None
+    poll_seconds: float
+    fence_seconds: float
+    lease_seconds: float
+    step_timeout_seconds: float
+    parallel_max: int
+    items_max: int
+    document_max_bytes: int
+    fetch_max_bytes: int
+    fetch_timeout_seconds: float
+    fetch_allow_private: bool
+    tool_modules: tuple[str, ...]
+
+
+class SettingsError(ValueError):
+    """A setting has a value that can't be used; the message names it."""
+
+
+def _convert(kind: str, name: str, text: str | None) -> Any:
+    if kind == "Path":
+        return Path(text or ".")
+    if kind == "tuple[str, ...]":
+        return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    if text is None:
+        return None
+    value: float
+    try:
+        if kind == "int":
+            value = int(text)
+        elif kind == "float":
+            value = float(text)
+        elif kind == "bool":
+            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+        else:
+            return text
+    except (ValueError, KeyError):
+        raise SettingsError(f"{name} must be a {kind}, not {text!r}") from None
+    if not 0 < value < float("inf"):
+        raise SettingsError(f"{name} must be above 0, not {text!r}")
+    return value
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """Read the settings from `environment`; an empty value counts as unset. Raises `SettingsError`."""
+    values: dict[str, Any] = {}
+    for one in fields(Settings):
+        name = f"TRUESTOP_{one.name.upper()}"
+        values[one.name] = _convert(str(one.type), name, environment.get(name) or _DEFAULTS[name])
+    settings = Settings(**values)
+    if settings.store != "sqlite":
+        raise SettingsError(f"TRUESTOP_STORE must be 'sqlite', not {settings.store!r}")
+    return settings
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The process's settings."""
+    return load(os.environ)

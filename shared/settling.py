@@ -1,0 +1,210 @@
+"""How a run ends: exactly once, with its executions stamped, its lock freed and its workflow told in one transaction.
+
+`settle` ends a cancelling run, `end_run` one that completed or failed. Both are idempotent and may race: every write is
+guarded, so whoever comes second finds it done.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from shared import locks
+from shared.errors import ConditionFailed, Conflict, NotFound, TruestopError
+from shared.events import event, terminal_event
+from shared.executions import RunRef, run_ref, step_path
+from shared.ids import now
+from shared.names import LOCK_ID, WORKFLOW_ID, CancelOutcome, DocumentType, EventType
+from shared.operations import run_guard
+from shared.services import Services
+from shared.states import UNFINISHED_EXECUTION, RunStatus, WorkflowStatus
+from shared.states import ExecutionStatus as Ex
+from shared.store.port import Check, Delete, Document, FieldIn, Op, Patch, Prefix, Query
+
+log = logging.getLogger(__name__)
+
+STAMP_BATCH = 45
+"""Executions stamped in one transaction: each takes two writes, and 100 is the limit."""
+
+
+class StillInFlight(TruestopError):
+    """A run can't end by itself while an operation of it is on record as working. The caller tries again later."""
+
+    def __init__(self, run_id: str, in_flight: int) -> None:
+        super().__init__(run_id, in_flight)
+        self.run_id, self.in_flight = run_id, in_flight
+        self.message = f"run {run_id} still has {in_flight} operations in flight"
+
+
+def receipt_id(kind: str, key: str) -> str:
+    """The id of the receipt that says which run a trigger already produced."""
+    return f"receipt:{kind}:{key}"
+
+
+async def settle(services: Services, ref: RunRef, *, force: bool = False, observed_at: str | None = None) -> Document:
+    """End a cancelling run, if nothing of it is in flight any more; with `force`, also if something is. Answers the run.
+
+    Idempotent and safe to race: every write is guarded, and the last one ends the run, frees the lock and tells the
+    workflow in one transaction. `force` first raises the epoch, so that nothing late can write.
+    """
+    while True:
+        run = await services.store.get(ref.partition, ref.run_id)
+        if run["status"] != RunStatus.CANCELLING or (run["in_flight"] and not force):
+            return run
+        if run["in_flight"] and not run["cancel"]["forced"]:
+            await _raise_epoch(services, run)
+            continue
+        try:
+            if not await _stamp(services, run, Ex.CANCELLED):
+                continue
+            return await _end(services, run, RunStatus.CANCELLED, observed_at)
+        except ConditionFailed:
+            continue  # another settler was quicker, or an operation ended meanwhile: look again
+
+
+async def _raise_epoch(services: Services, run: Document) -> None:
+    """Fence off everything that is in flight. Done once: a second settler goes on from there."""
+    epoch = run["epoch"] + 1
+    guard = run_guard(run_ref(run), (RunStatus.CANCELLING,))
+    ops: list[Op] = [
+        Patch(run["id"], set={"epoch": epoch, "cancel.forced": True}, when=(*guard, FieldIn("cancel.forced", (False,))))
+    ]
+    if await locks.owned(services.store, run_ref(run)):
+        ops.append(Patch(LOCK_ID, set={"epoch": epoch}, when=(FieldIn("run_id", (run["id"],)),)))
+    try:
+        fenced = (await services.store.transact(run_ref(run).partition, ops))[0]
+    except ConditionFailed:
+        return
+    if fenced is not None:
+        services.watcher.notify(fenced)
+
+
+async def _stamp(services: Services, run: Document, status: Ex) -> bool:
+    """Stamp a batch of unfinished executions. Answers whether none was left."""
+    ref = run_ref(run)
+    unfinished = await services.store.query(
+        Query(
+            DocumentType.EXECUTION,
+            ref.partition,
+            where=(Prefix("id", f"{ref.run_id}:"), FieldIn("status", UNFINISHED_EXECUTION)),
+            limit=STAMP_BATCH,
+        )
+    )
+    if not unfinished.items:
+        return True
+    ops: list[Op] = [Check(ref.run_id, when=run_guard(ref, (run["status"],)))]
+    for one in unfinished.items:
+        changes: dict[str, Any] = {"status": status, "ended_at": now()}
+        if status == Ex.SKIPPED and one["status"] == Ex.RUNNING:
+            changes["status"] = Ex.FAILED  # a container that its failing run leaves open
+        elif one["operation"] and one["status"] == Ex.RUNNING:
+            changes["cancel_outcome"] = CancelOutcome.ABANDONED
+        ops.append(Patch(one["id"], set=changes, when=(FieldIn("status", UNFINISHED_EXECUTION),)))
+        if status == Ex.CANCELLED:
+            ops.append(event(ref.run_id, EventType.EXECUTION_CANCELLED, one["id"]))
+    await services.store.transact(ref.partition, ops)
+    return unfinished.next is None
+
+
+async def end_run(services: Services, ref: RunRef, status: RunStatus, error: dict[str, str] | None) -> Document:
+    """End a run by itself (`completed`, `failed`), unless a cancel was accepted first: then settle that. Idempotent."""
+    while True:
+        run = await services.store.get(ref.partition, ref.run_id)
+        if run["status"] == RunStatus.CANCELLING:
+            return await settle(services, ref)
+        if run["status"] != RunStatus.RUNNING or run["epoch"] != ref.epoch:
+            return run
+        if run["in_flight"]:
+            raise StillInFlight(ref.run_id, run["in_flight"])
+        try:
+            if await _stamp(services, run, Ex.SKIPPED):
+                return await _end(services, {**run, "error": error}, status, None)
+        except ConditionFailed:
+            continue
+
+
+async def _end(services: Services, run: Document, status: RunStatus, observed_at: str | None) -> Document:
+    """The one transaction that ends a run. Raises `ConditionFailed` when the run is not as `run` says."""
+    ref, ended = run_ref(run), now()
+    counts = _final_counts(run["counts"], status)
+    changes: dict[str, Any] = {"status": status, "ended_at": ended, "in_flight": 0, "counts": counts}
+    changes["error"] = run["error"]
+    guard = list(run_guard(ref, (run["status"],)))
+    acknowledged = None
+    if status == RunStatus.CANCELLED:
+        acknowledged = not run["cancel"]["forced"]
+        changes |= {
+            "cancel.stopped_at": ended,
+            "cancel.observed_at": run["cancel"]["observed_at"] or observed_at or ended,
+            "cancel.acknowledged": acknowledged,
+        }
+    else:
+        changes["output_preview"] = await _last_output(services, run)
+    if acknowledged is not False:
+        guard.append(FieldIn("in_flight", (0,)))
+    ops: list[Op] = [
+        Patch(ref.run_id, set=changes, when=tuple(guard)),
+        _workflow_after(run, status, ended),
+        terminal_event(ref.run_id, _ENDED[status], error=run["error"], acknowledged=acknowledged),
+    ]
+    if run["trigger"]["key"] is not None:
+        receipt = receipt_id(run["trigger"]["kind"], run["trigger"]["key"])
+        ops.append(Patch(receipt, set={"outcome": status}))
+    lock = await locks.owned(services.store, ref)
+    if lock is not None:
+        ops.append(Delete(LOCK_ID, when=(FieldIn("run_id", (ref.run_id,)), FieldIn("epoch", (ref.epoch,)))))
+    try:
+        ended_run = (await services.store.transact(ref.partition, ops))[0] or run
+        if lock is None:
+            log.warning("run %s ended without its lock", ref.run_id)
+        return ended_run
+    except (Conflict, NotFound) as error:
+        if isinstance(error, NotFound) and error.document_id != LOCK_ID:
+            raise
+        # Another settler was quicker: the terminal event is there, or the lock is gone.
+        raise ConditionFailed(error.document_id, error.op_index or 0) from error
+
+
+_ENDED = {
+    RunStatus.CANCELLED: EventType.RUN_CANCELLED,
+    RunStatus.COMPLETED: EventType.RUN_COMPLETED,
+    RunStatus.FAILED: EventType.RUN_FAILED,
+}
+
+
+def _workflow_after(run: Document, status: RunStatus, ended: str) -> Patch:
+    return Patch(
+        WORKFLOW_ID,
+        set={
+            "runtime.status": WorkflowStatus.IDLE,
+            "runtime.active_run_id": None,
+            "runtime.last_run_id": run["id"],
+            "runtime.last_run_status": status,
+            "runtime.last_run_started_at": run["started_at"],
+            "runtime.last_run_ended_at": ended,
+            "runtime.last_run_error": run["error"],
+            "runtime.last_run_trigger": run["trigger"]["kind"],
+        },
+    )
+
+
+def _final_counts(counts: dict[str, int], status: RunStatus) -> dict[str, int]:
+    """The counts once everything unfinished is stamped. Nothing can begin or finish any more, so they are exact."""
+    final = {**counts, Ex.PENDING: 0, Ex.RUNNING: 0}
+    if status == RunStatus.CANCELLED:
+        final[Ex.CANCELLED] += counts[Ex.PENDING] + counts[Ex.RUNNING]
+    else:
+        final[Ex.SKIPPED] += counts[Ex.PENDING]
+        final[Ex.FAILED] += counts[Ex.RUNNING]
+    return final
+
+
+async def _last_output(services: Services, run: Document) -> str | None:
+    """The preview of the last step that has an output."""
+    ref = run_ref(run)
+    for index in reversed(range(len(run["definition"]["steps"]))):
+        step = await services.store.get(ref.partition, ref.execution_id(step_path(index)))
+        if step["output_preview"] is not None:
+            preview: str = step["output_preview"]
+            return preview
+    return None

@@ -1,0 +1,97 @@
+"""Documents as the HTTP API shows them: only what callers may rely on, never what the store or the protocol keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.states import ExecutionStatus as Ex
+from shared.store.port import Document
+
+RUN_FIELDS = (
+    "id",
+    "workflow_id",
+    "scope",
+    "status",
+    "trigger",
+    "requested_by",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "input",
+    "output_preview",
+    "error",
+    "counts",
+    "resumed_from",
+    "parent",
+)
+EXECUTION_FIELDS = (
+    "id",
+    "path",
+    "parent",
+    "depth",
+    "kind",
+    "name",
+    "status",
+    "attempt",
+    "started_at",
+    "ended_at",
+    "input_preview",
+    "output_preview",
+    "output_ref",
+    "error",
+)
+
+
+def etag(workflow: Document) -> str:
+    """The etag of a workflow's definition: runs don't change it."""
+    return f'"{workflow["revision"]}"'
+
+
+def workflow_view(workflow: Document) -> dict[str, Any]:
+    """A workflow: its definition, with id, etag and runtime."""
+    return {
+        "id": workflow["workflow_id"],
+        "scope": workflow["scope"],
+        "etag": etag(workflow),
+        **workflow["definition"],
+        "created_at": workflow["created_at"],
+        "updated_at": workflow["updated_at"],
+        "runtime": workflow["runtime"],
+    }
+
+
+def run_view(run: Document, base: str, receipt: dict[str, Any] | None) -> dict[str, Any]:
+    """A run. `base`: the path of its workflow, for the links."""
+    own = f"{base}/runs/{run['id']}"
+    links = {name: f"{own}/{name}" for name in ("executions", "items", "events", "artifacts", "cancel", "cancellation")}
+    return {
+        **{name: run[name] for name in RUN_FIELDS},
+        "cancel": receipt,
+        "links": {"self": own, "workflow": base, **links},
+    }
+
+
+def side_effects(execution: Document) -> list[dict[str, Any]]:
+    """What an execution did that others can see. An artifact counts once the operation that wrote it completed."""
+    return [
+        {key: effect[key] for key in ("execution_id", "kind", "what", "at")}
+        for effect in execution["side_effects"]
+        if effect["kind"] != "artifact" or execution["status"] == Ex.COMPLETED
+    ]
+
+
+def execution_view(execution: Document) -> dict[str, Any]:
+    """A node of a run's tree."""
+    return {**{name: execution[name] for name in EXECUTION_FIELDS}, "side_effects": side_effects(execution)}
+
+
+def event_view(event: Document) -> dict[str, Any]:
+    """An event of a run."""
+    return {
+        "id": event["id"],
+        "type": event["event_type"],
+        "run_id": event["run_id"],
+        "execution_id": event["execution_id"],
+        "at": event["at"],
+        "data": event["data"],
+    }

@@ -1,0 +1,152 @@
+"""Workflows: their definitions and who may find them. Only one run of a workflow is active at a time."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+from shared.definitions import Definition, parse_definition
+from shared.errors import ConditionFailed, NotFound, Problem
+from shared.ids import new_ulid, now
+from shared.names import WORKFLOW_ID, DocumentType
+from shared.services import Services
+from shared.states import WorkflowStatus
+from shared.store.port import Create, Delete, Document, FieldIn, Op, Partition, Patch, Query
+
+ID_PATTERN = re.compile(r"[a-z0-9]{26}")
+READ_ONLY = ("id", "scope", "etag", "created_at", "updated_at", "runtime")
+"""What an answer adds to a definition: a client may send it back, and it is ignored."""
+LEFT_BEHIND = (DocumentType.EVENT, DocumentType.EXECUTION, DocumentType.RECEIPT, DocumentType.RUN)
+
+
+def not_found() -> Problem:
+    """The answer for a workflow that doesn't exist and for one that the caller may not see."""
+    return Problem(404, "workflow_not_found", "there is no such workflow")
+
+
+def partition_of(scope: str, workflow_id: str) -> Partition:
+    """The partition of a workflow. Raises `Problem` 404 for what can't be a workflow's id."""
+    if not ID_PATTERN.fullmatch(workflow_id):
+        raise not_found()
+    return Partition(scope, workflow_id)
+
+
+def _plain(definition: Definition) -> dict[str, Any]:
+    plain: dict[str, Any] = definition.model_dump(mode="json")
+    # As written: a step's unset options stay unset, its defaults are the validator's matter.
+    plain["steps"] = [_written(step) for step in definition.steps]
+    return plain
+
+
+def _written(step: BaseModel) -> dict[str, Any]:
+    return step.model_dump(mode="json", exclude_unset=True)
+
+
+async def create(services: Services, scope: str, data: Any) -> Document:
+    """Create a workflow from a definition. Raises `Problem` 422."""
+    definition = parse_definition(data)
+    workflow_id, moment = new_ulid(), now()
+    document: Document = {
+        "id": WORKFLOW_ID,
+        "type": DocumentType.WORKFLOW,
+        "scope": scope,
+        "workflow_id": workflow_id,
+        "revision": 1,
+        "definition": _plain(definition),
+        "created_at": moment,
+        "updated_at": moment,
+        "runtime": {
+            "status": WorkflowStatus.IDLE,
+            "active_run_id": None,
+            "next_run_at": None,
+            "last_run_id": None,
+            "last_run_status": None,
+            "last_run_started_at": None,
+            "last_run_ended_at": None,
+            "last_run_error": None,
+            "last_run_trigger": None,
+            "run_count": 0,
+        },
+    }
+    await services.store.transact(Partition(scope, workflow_id), [Create(document)])
+    return document
+
+
+async def get(services: Services, partition: Partition) -> Document:
+    """The workflow. Raises `Problem` 404."""
+    try:
+        return await services.store.get(partition, WORKFLOW_ID)
+    except NotFound:
+        raise not_found() from None
+
+
+async def change(services: Services, partition: Partition, data: Any, revision: int | None, *, merge: bool) -> Document:
+    """Replace the definition, or merge `data` into it (RFC 7396). `revision`: what it must be, None for any.
+
+    An active run keeps the definition that it began with. Raises `Problem` 404, 412 `revision_changed`, 422.
+    """
+    while True:
+        workflow = await get(services, partition)
+        expected = workflow["revision"] if revision is None else revision
+        if expected != workflow["revision"]:
+            raise Problem(412, "revision_changed", "the workflow has changed since you read it")
+        if isinstance(data, dict):
+            data = {key: value for key, value in data.items() if key not in READ_ONLY}
+        wanted = merged(workflow["definition"], data) if merge else data
+        definition = parse_definition(wanted)
+        patch = Patch(
+            WORKFLOW_ID,
+            set={"definition": _plain(definition), "updated_at": now()},
+            increment={"revision": 1},
+            when=(FieldIn("revision", (expected,)),),
+        )
+        try:
+            return (await services.store.transact(partition, [patch]))[0] or workflow
+        except NotFound:
+            raise not_found() from None
+        except ConditionFailed:
+            continue
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """JSON merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+async def delete(services: Services, partition: Partition, revision: int | None) -> None:
+    """Delete a workflow and its history. Raises `Problem` 404, 409 `workflow_busy`, 412."""
+    workflow = await get(services, partition)
+    if revision is not None and revision != workflow["revision"]:
+        raise Problem(412, "revision_changed", "the workflow has changed since you read it")
+    try:
+        await services.store.transact(
+            partition, [Delete(WORKFLOW_ID, when=(FieldIn("runtime.active_run_id", (None,)),))]
+        )
+    except NotFound:
+        raise not_found() from None
+    except ConditionFailed:
+        active = (await get(services, partition))["runtime"]["active_run_id"]
+        raise Problem(
+            409, "workflow_busy", "a run is active: cancel it first", extra={"active_run_id": active}
+        ) from None
+    await _delete_history(services, partition)
+
+
+async def _delete_history(services: Services, partition: Partition) -> None:
+    for kind in LEFT_BEHIND:
+        while page := (await services.store.query(Query(kind, partition, limit=100))).items:
+            ops: list[Op] = [Delete(document["id"]) for document in page]
+            try:
+                await services.store.transact(partition, ops)
+            except NotFound:
+                continue

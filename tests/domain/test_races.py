@@ -1,0 +1,102 @@
+"""Seeded races: cancels at random moments of random runs, several processes' worth of services on one store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import Problem
+from shared.store.port import Op, Patch
+from tests.domain.test_cancel import assert_cancelled_whole
+from tests.support.world import RecordingStore, World, open_world, streaming
+
+SEEDS = int(os.environ.get("TRUESTOP_TEST_RACES", "300"))
+BATCH = 25
+
+
+def random_steps(random_: random.Random) -> list[dict[str, Any]]:
+    """One to four steps of kinds that race differently."""
+    kinds: list[dict[str, Any]] = [
+        {"kind": "tool", "tool": "echo", "arguments": {"value": 1}},
+        {"kind": "tool", "tool": "sleep", "arguments": {"seconds": 0.01}},
+        {"kind": "tool", "tool": "sleep", "arguments": {"seconds": 0.01, "blocking": True}},
+        {"kind": "model", "prompt": "Go"},
+        {"kind": "write_artifact", "path": "a.md", "content": "x"},
+        {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up.", "parallel": 3},
+    ]
+    return [random_.choice(kinds) for _ in range(random_.randint(1, 4))]
+
+
+def begins(ops: Sequence[Op]) -> bool:
+    """Whether a transaction begins an operation."""
+    return any(isinstance(op, Patch) and op.increment.get("in_flight", 0) > 0 for op in ops)
+
+
+async def race(world: World, seed: int) -> str:
+    """One run, cancelled at a random moment. Checks the promise; answers how the run ended."""
+    random_ = random.Random(seed)
+    store = RecordingStore(world.store)
+    answered = False
+
+    async def before(ops: Sequence[Op]) -> None:
+        if random_.random() < 0.3:
+            await asyncio.sleep(random_.random() * 0.004)
+
+    store.before = before
+    late: list[Sequence[Op]] = []
+    original = store.inner.transact
+
+    class Noting:
+        """Notes begins that land although the cancel was answered."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.store, name)
+
+        async def transact(self, partition: Any, ops: Sequence[Op]) -> Any:
+            was = answered
+            result = await original(partition, ops)
+            if was and begins(ops):
+                late.append(ops)
+            return result
+
+    store.inner = Noting()
+    racing = World(replace(world.services, store=store), world.model)
+    ref = await racing.start(await racing.workflow(*random_steps(random_)))
+    driving = asyncio.create_task(racing.drive(ref))
+    await asyncio.sleep(random_.random() ** 2 * 0.08)
+    try:
+        await racing.cancel(ref, force=random_.random() < 0.1)
+        answered = True
+    except Problem as problem:
+        assert problem.code == "run_already_finished"
+        assert await driving == "completed"
+        return "completed"
+    assert await driving in ("cancelled", "cancelling")  # the latter: the cancel was still settling it
+    assert late == []
+    run = await racing.run(ref)
+    await assert_cancelled_whole(world, ref, acknowledged=run["cancel"]["acknowledged"])
+    if run["cancel"]["acknowledged"] is False:
+        assert run["cancel"]["forced"]
+    return "cancelled"
+
+
+@pytest.mark.parametrize("batch", range(0, SEEDS, BATCH))
+async def test_nothing_begins_after_the_answer(batch: int, tmp_path: Path) -> None:
+    """Guards the promise itself. The seed is printed; TRUESTOP_TEST_RACES asks for more of them."""
+    async with open_world(tmp_path, streaming(5, 0.003)) as world:
+        for i in range(7):
+            await world.services.blobs.put(f"documents/user:alice/{i}.txt", b"text", "text/plain")
+        seeds = range(batch, min(batch + BATCH, SEEDS))
+        ends = await asyncio.gather(*(race(world, seed) for seed in seeds), return_exceptions=True)
+        for seed, end in zip(seeds, ends, strict=True):
+            if isinstance(end, BaseException):
+                print(f"seed {seed} failed")
+                raise end
+        assert "cancelled" in ends

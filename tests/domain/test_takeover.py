@@ -1,0 +1,220 @@
+"""Crashes, doubled deliveries and lost contact: what worked is fenced, taken over or reaped, never doubled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+
+from activities import lifecycle, steps
+from shared.cancellation import run_blocking
+from shared.errors import Unavailable
+from shared.executions import RunRef
+from shared.store.port import Op, Patch
+from tests.domain.test_cancel import assert_cancelled_whole
+from tests.support.waiting import eventually
+from tests.support.world import RecordingStore, World, at_once, open_world, streaming
+
+MODEL = {"kind": "model", "prompt": "Go"}
+
+
+@pytest_asyncio.fixture
+async def slow(tmp_path: Path) -> AsyncIterator[World]:
+    """A world whose model streams for long: the process that will crash."""
+    async with open_world(tmp_path, streaming(10_000)) as one:
+        yield one
+
+
+async def begun(world: World, *more: dict[str, Any]) -> RunRef:
+    """A run that has begun, with a model step first."""
+    ref = await world.start(await world.workflow(MODEL, *more))
+    await lifecycle.begin(world.services, ref)
+    return ref
+
+
+async def crash(task: asyncio.Task[Any]) -> None:
+    """End a delivery as a killed process does: without a word to the store."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_redelivered_operation_takes_over_once_the_heartbeat_has_expired(slow: World, tmp_path: Path) -> None:
+    """Guards takeover: attempt 2 runs after the fence, and the run completes."""
+    ref = await begun(slow)
+    first = asyncio.create_task(steps.run(slow.services, ref, "s01"))
+    await eventually(lambda: slow.model.open)
+    await crash(first)
+    async with open_world(tmp_path, at_once) as second:
+        started = asyncio.get_running_loop().time()
+        assert (await steps.run(second.services, ref, "s01"))["status"] == "completed"
+        assert asyncio.get_running_loop().time() - started >= second.services.settings.fence_seconds
+        tree = await second.executions(ref)
+        assert tree["s01.m"]["attempt"] == 2
+        assert (await second.run(ref))["in_flight"] == 0
+
+
+async def test_a_redelivery_waits_for_an_attempt_that_is_at_work_and_adopts_its_outcome(tmp_path: Path) -> None:
+    """Guards at-least-once delivery: the second delivery calls no model and answers the first one's outcome."""
+    async with open_world(tmp_path, streaming(300)) as first, open_world(tmp_path, at_once) as second:
+        ref = await begun(first)
+        working = asyncio.create_task(steps.run(first.services, ref, "s01"))
+        await eventually(lambda: first.model.open)
+        doubled = await steps.run(second.services, ref, "s01")
+        assert doubled == await working
+        assert second.model.began == []
+        assert (await second.executions(ref))["s01.m"]["attempt"] == 1
+
+
+async def test_a_lost_operation_of_a_cancelling_run_is_reaped_and_the_run_settles(slow: World, tmp_path: Path) -> None:
+    """Guards a crash during the cancel: the receipt says `lost`, nothing hangs."""
+    ref = await begun(slow)
+    first = asyncio.create_task(steps.run(slow.services, ref, "s01"))
+    await eventually(lambda: slow.model.open)
+    await crash(first)
+    async with open_world(tmp_path, at_once) as second:
+        assert (await second.cancel(ref))["status"] == "cancelling"
+        assert (await steps.run(second.services, ref, "s01"))["status"] == "cancelled"
+        receipt = await assert_cancelled_whole(second, ref)
+        assert [one["outcome"] for one in receipt["in_flight"]] == ["lost"]
+        assert second.model.began == []
+
+
+async def test_a_lost_item_is_reaped_with_its_model_call(slow: World, tmp_path: Path) -> None:
+    """Guards that what lies inside a lost operation is reaped with it, so that the run can settle."""
+    await slow.services.blobs.put("documents/user:alice/a.txt", b"text", "text/plain")
+    step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up."}
+    ref = await slow.start(await slow.workflow(step))
+    first = asyncio.create_task(slow.drive(ref))
+    await eventually(lambda: slow.model.open)
+    await crash(first)
+    async with open_world(tmp_path, at_once) as second:
+        await second.cancel(ref)
+        assert await second.drive(ref) == "cancelling"  # the driver begins again only what the host would redeliver
+        from activities import items
+
+        assert (await items.run_item(second.services, ref, "s01.i001"))["status"] == "cancelled"
+        receipt = await assert_cancelled_whole(second, ref)
+        assert sorted(one["kind"] for one in receipt["in_flight"]) == ["item", "model_call"]
+
+
+async def test_an_item_taken_over_does_not_repeat_a_model_call_that_had_completed(tmp_path: Path) -> None:
+    """Guards that finished work is adopted, not paid for twice."""
+    async with open_world(tmp_path, at_once) as first:
+        await first.services.blobs.put("documents/user:alice/a.txt", b"text", "text/plain")
+        step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up."}
+        ref = await first.start(await first.workflow(step))
+        hold = asyncio.Event()
+
+        async def before(ops: Sequence[Op]) -> None:
+            if any(
+                isinstance(op, Patch) and op.id.endswith(":s01.i001") and op.set.get("status") == "completed"
+                for op in ops
+            ):
+                hold.set()
+                await asyncio.Event().wait()
+
+        store = RecordingStore(first.store)
+        store.before = before
+        crashing = World(replace(first.services, store=store), first.model)
+        driving = asyncio.create_task(crashing.drive(ref))
+        await hold.wait()
+        await crash(driving)
+        assert len(first.model.began) == 1
+        assert await first.drive(ref) == "completed"
+        assert len(first.model.began) == 1
+        tree = await first.executions(ref)
+        assert (tree["s01.i001"]["attempt"], tree["s01.i001.m"]["attempt"]) == (2, 1)
+        assert (await first.run(ref))["counts"]["completed"] == 3
+
+
+async def test_an_operation_that_loses_the_store_stops_itself(slow: World, tmp_path: Path) -> None:
+    """Guards self-fencing: without a renewal for half a fence the work stops, before anybody may take it over."""
+    ref = await begun(slow)
+    away = True
+
+    async def before(ops: Sequence[Op]) -> None:
+        if away and slow.model.began:
+            raise Unavailable("pulled the plug")
+
+    store = RecordingStore(slow.store)
+    store.before = before
+    services = replace(slow.services, store=store)
+    working = asyncio.create_task(steps.run(services, ref, "s01"))
+    await eventually(lambda: slow.model.open)
+    began = asyncio.get_running_loop().time()
+    await eventually(lambda: slow.model.open == 0)
+    assert asyncio.get_running_loop().time() - began < slow.services.settings.fence_seconds
+    away = False
+    assert (await working)["status"] == "retry"
+    tree = await slow.executions(ref)
+    assert tree["s01.m"]["status"] == "pending"
+    assert tree["s01.m"]["error"]["code"] == "lost_contact"
+    assert (await slow.run(ref))["in_flight"] == 0
+
+
+async def test_a_blocking_tool_that_lost_the_store_is_taken_over_after_the_fence(tmp_path: Path) -> None:
+    """Guards that a thread nobody can stop neither hangs the step nor counts twice."""
+    import threading
+
+    release = threading.Event()
+    calls: list[int] = []
+
+    async def script(request: Any, on_text: Any) -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            await run_blocking(release.wait, 10)
+        return f"attempt {len(calls)}"
+
+    async with open_world(tmp_path, script) as world:
+        ref = await begun(world)
+
+        async def before(ops: Sequence[Op]) -> None:
+            if calls and not outcome.done():
+                raise Unavailable("pulled the plug")
+
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        store = RecordingStore(world.store)
+        store.before = before
+        outcome.set_result(await _first(steps.run(replace(world.services, store=store), ref, "s01")))
+        assert outcome.result() == {"status": "retry", "after_seconds": 0.0}
+        assert (await steps.run(world.services, ref, "s01"))["status"] == "completed"
+        release.set()
+        await eventually(lambda: world.model.open == 0)
+        tree = await world.executions(ref)
+        assert (tree["s01.m"]["attempt"], tree["s01.m"]["output_preview"]) == (2, "attempt 2")
+
+
+async def _first(call: Any) -> Any:
+    return await call
+
+
+async def test_settling_survives_a_crash_between_its_transactions(slow: World, tmp_path: Path) -> None:
+    """Guards that whoever settles next goes on: no run is left cancelling."""
+    ref = await begun(slow, *[{"kind": "tool", "tool": "echo", "arguments": {"value": i}} for i in range(60)])
+    calls = 0
+
+    async def before(ops: Sequence[Op]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    store = RecordingStore(slow.store)
+    store.before = before
+    broken = World(replace(slow.services, store=store), slow.model)
+    crashed = asyncio.create_task(_swallow(broken.cancel(ref)))
+    await crashed
+    assert (await slow.run(ref))["status"] == "cancelling"
+    assert (await slow.cancel(ref))["status"] == "cancelled"
+    await assert_cancelled_whole(slow, ref)
+
+
+async def _swallow(call: Any) -> None:
+    try:
+        await call
+    except KeyboardInterrupt:
+        pass
