@@ -112,6 +112,13 @@ async def shield(seconds: float = DEFAULT_SHIELD_SECONDS) -> AsyncIterator[None]
         token._unshield(before)
 
 
+def checkpoint_if_run() -> None:
+    """`checkpoint()` inside a run's operation, nothing outside one: for helpers that both sides use."""
+    token = _current.get(None)
+    if token is not None:
+        token.check()
+
+
 async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `function` in a thread of its own, with the current context, and wait for it **even when cancelled**.
 
@@ -119,40 +126,40 @@ async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
     an abandoned one can't keep the process from ending.
     """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    done: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
     context = contextvars.copy_context()
 
-    def deliver(result: T | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
+    def deliver(outcome: tuple[T | None, BaseException | None]) -> None:
+        if not done.done():
+            done.set_result(outcome)
 
     def work() -> None:
+        outcome: tuple[T | None, BaseException | None]
         try:
-            result = context.run(function, *args, **kwargs)
+            outcome = (context.run(function, *args, **kwargs), None)
         except BaseException as error:
-            outcome: tuple[T | None, BaseException | None] = (None, error)
-        else:
-            outcome = (result, None)
+            outcome = (None, error)
         try:
-            loop.call_soon_threadsafe(deliver, *outcome)
+            loop.call_soon_threadsafe(deliver, outcome)
         except RuntimeError:
             pass  # the loop has closed: the process is ending and nobody waits any more
 
     threading.Thread(target=work, name=f"blocking-{getattr(function, '__name__', 'call')}", daemon=True).start()
-    cancelled = False
     while not done.done():
         try:
             await asyncio.shield(done)
         except asyncio.CancelledError:
-            if done.cancelled():
-                raise
-            cancelled = True
-        except BaseException:
-            break
-    if cancelled and done.exception() is None:
-        return done.result()  # it finished: finished beats cancelled
-    return done.result()
+            continue  # finished beats cancelled: wait for what the thread says
+    result, error = done.result()
+    if error is not None:
+        raise _from_thread(error)
+    return result  # type: ignore[return-value]
+
+
+def _from_thread(error: BaseException) -> BaseException:
+    """What a thread raised, as a coroutine may raise it: `StopIteration` and `SystemExit` would break the loop."""
+    if isinstance(error, RunCancelled) or (isinstance(error, Exception) and not isinstance(error, StopIteration)):
+        return error
+    wrapped = RuntimeError(f"{type(error).__name__} was raised in a thread: {error}")
+    wrapped.__cause__ = error
+    return wrapped
