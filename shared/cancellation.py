@@ -158,7 +158,8 @@ async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
 
 def _from_thread(error: BaseException) -> BaseException:
     """What a thread raised, as a coroutine may raise it: `StopIteration` and `SystemExit` would break the loop."""
-    if isinstance(error, RunCancelled) or (isinstance(error, Exception) and not isinstance(error, StopIteration)):
+    passes = RunCancelled | asyncio.CancelledError
+    if isinstance(error, passes) or (isinstance(error, Exception) and not isinstance(error, StopIteration)):
         return error
     wrapped = RuntimeError(f"{type(error).__name__} was raised in a thread: {error}")
     wrapped.__cause__ = error
