@@ -169,7 +169,7 @@ async def _wake(call: Call, run: Document) -> None:
         async with asyncio.timeout(WAKE_SECONDS):
             await call.client.raise_event(run["instance_id"], names.EVENT_CANCEL, facts)
     except Exception as error:
-        log.info("the wake-up of run %s was not delivered: %s", run["id"], error)
+        log.debug("the wake-up of run %s was not delivered: %s", run["id"], error)
 
 
 add_route(blueprint, "run_start", "POST", BASE + "/{wid}/run", start, starts_or_wakes=True)

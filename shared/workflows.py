@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import BaseModel
-
 from shared.definitions import Definition, parse_definition
 from shared.errors import ConditionFailed, NotFound, Problem
 from shared.ids import new_ulid, now
@@ -33,15 +31,9 @@ def partition_of(scope: str, workflow_id: str) -> Partition:
     return Partition(scope, workflow_id)
 
 
-def _plain(definition: Definition) -> dict[str, Any]:
-    plain: dict[str, Any] = definition.model_dump(mode="json")
-    # As written: a step's unset options stay unset, its defaults are the validator's matter.
-    plain["steps"] = [_written(step) for step in definition.steps]
-    return plain
-
-
-def _written(step: BaseModel) -> dict[str, Any]:
-    return step.model_dump(mode="json", exclude_unset=True)
+def _plain(definition: Definition, data: dict[str, Any]) -> dict[str, Any]:
+    """The definition as it is kept: its steps as they were written, without defaults, in the writer's order."""
+    return {**definition.model_dump(mode="json", exclude={"steps"}), "steps": data["steps"]}
 
 
 async def create(services: Services, scope: str, data: Any) -> Document:
@@ -54,7 +46,7 @@ async def create(services: Services, scope: str, data: Any) -> Document:
         "scope": scope,
         "workflow_id": workflow_id,
         "revision": 1,
-        "definition": _plain(definition),
+        "definition": _plain(definition, data),
         "created_at": moment,
         "updated_at": moment,
         "runtime": {
@@ -98,7 +90,7 @@ async def change(services: Services, partition: Partition, data: Any, revision: 
         definition = parse_definition(wanted)
         patch = Patch(
             WORKFLOW_ID,
-            set={"definition": _plain(definition), "updated_at": now()},
+            set={"definition": _plain(definition, wanted), "updated_at": now()},
             increment={"revision": 1},
             when=(FieldIn("revision", (expected,)),),
         )
