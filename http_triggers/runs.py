@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import re
-import time
 from typing import Annotated, Any
 
 import azure.durable_functions as df
@@ -18,11 +17,12 @@ from http_triggers.workflows import BASE, base_of, partition_of
 from shared import names, workflows
 from shared.definitions import invalid
 from shared.errors import NotFound, Problem
+from shared.executions import run_ref
 from shared.ids import new_ulid
 from shared.names import CancelSource
 from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest, Start, request_cancel, start_run
-from shared.states import TERMINAL_RUN, RunStatus
+from shared.states import RunStatus
 from shared.store.port import Document, Partition
 from shared.views import run_view
 
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_INPUT_BYTES = 256 * 1024
-WAIT_POLL_SECONDS = 0.05
 WAKE_SECONDS = 5.0
 SOURCES = {source.value: source for source in (CancelSource.PAGE, CancelSource.CLI, CancelSource.CLIENT)}
 
@@ -109,10 +108,8 @@ async def start(call: Call) -> Answer:
     run, created = await start_run(call.services, partition, workflow, _start_of(call, body, partition))
     if run["status"] == RunStatus.QUEUED:
         await _start_instance(call, run, created)
-    until = time.monotonic() + body.wait
-    while run["status"] not in TERMINAL_RUN and time.monotonic() < until:
-        await asyncio.sleep(WAIT_POLL_SECONDS)
-        run = await call.services.store.get(partition, run["id"])
+    if body.wait:
+        run = await call.services.watcher.until_ended(run_ref(run), body.wait)
     answer = await shown(call, run)
     return Answer(202 if created else 200, answer, {"Location": answer["links"]["self"]})
 

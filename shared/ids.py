@@ -12,6 +12,8 @@ import time
 from datetime import UTC, datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_SHIFTS = tuple(range(120, -1, -10))
 _lock = threading.Lock()
 _last = 0
 
@@ -24,11 +26,7 @@ def new_ulid() -> str:
         if value <= _last:
             value = _last + 1
         _last = value
-    characters = []
-    for _ in range(26):
-        characters.append(_ALPHABET[value & 31])
-        value >>= 5
-    return "".join(reversed(characters))
+    return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
 
 
 def now() -> str:

@@ -157,6 +157,7 @@ async def _end(services: Services, run: Document, status: RunStatus, observed_at
         ended_run = (await services.store.transact(ref.partition, ops))[0] or run
         if lock is None:
             log.warning("run %s ended without its lock", ref.run_id)
+        services.watcher.notify(ended_run)
         return ended_run
     except (Conflict, NotFound) as error:
         if isinstance(error, NotFound) and error.document_id != LOCK_ID:

@@ -16,7 +16,7 @@ from shared.cancellation import CancelToken
 from shared.errors import Cancellation, NotFound, StoreError
 from shared.executions import RunRef, ancestors
 from shared.names import CancelSource
-from shared.states import RunStatus
+from shared.states import TERMINAL_RUN, RunStatus
 from shared.store.port import Document, DocumentStore
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Watcher:
     def __init__(self, store: DocumentStore, poll_seconds: float) -> None:
         self._store, self._poll_seconds = store, poll_seconds
         self._watched: dict[RunRef, _Watched] = {}
+        self._waiting: dict[str, list[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -62,8 +63,31 @@ class Watcher:
             if not watched.tokens and self._watched.get(ref) is watched:
                 del self._watched[ref]
 
+    async def until_ended(self, ref: RunRef, seconds: float) -> Document:
+        """The run once it has ended, or as it is after `seconds`. An end in this process is seen at once."""
+        until, ended = asyncio.get_running_loop().time() + seconds, asyncio.Event()
+        self._waiting.setdefault(ref.run_id, []).append(ended)
+        try:
+            while True:
+                run = await self._store.get(ref.partition, ref.run_id)
+                left = until - asyncio.get_running_loop().time()
+                if run["status"] in TERMINAL_RUN or left <= 0:
+                    return run
+                try:
+                    await asyncio.wait_for(ended.wait(), min(left, self._poll_seconds))
+                except TimeoutError:
+                    pass  # look: another process may have ended it
+                ended.clear()
+        finally:
+            self._waiting[ref.run_id].remove(ended)
+            if not self._waiting[ref.run_id]:
+                del self._waiting[ref.run_id]
+
     def notify(self, run: Document) -> None:
-        """Tell the tokens of this process what `run`, as just read or written, says."""
+        """Tell the tokens, and who waits for the end, what `run`, as just read or written, says."""
+        if run["status"] in TERMINAL_RUN:
+            for ended in self._waiting.get(run["id"], ()):
+                ended.set()
         for ref in [ref for ref in self._watched if ref.run_id == run["id"]]:
             if (ref.scope, ref.workflow_id) == (run["scope"], run["workflow_id"]):
                 self._tell(self._watched[ref], run)

@@ -87,7 +87,7 @@ async def search_documents(
 
 
 @tool
-def echo(value: Any) -> Any:
+async def echo(value: Any) -> Any:
     """Answer the value given. For trying things out.
 
     Args:

@@ -1,0 +1,1 @@
+"""Benchmarks: figures that a timed test could not give honestly. `make bench` prints a table."""
