@@ -1,8 +1,9 @@
-"""Two costs of the SDK's replay, paid once instead of at every call. Nothing that it answers changes.
+"""Three costs of the SDK's replay, paid once instead of at every call. Nothing that it answers changes.
 
 Each time an orchestrator is called, azure-functions-durable 1.7 parses the time of every event of the history with
-dateutil's guess-any-format parser and makes a new namedtuple class. Measured: 85 % of a replay. Both are functions of
-their arguments alone, so here their results are kept (and our own time format is read directly).
+dateutil's guess-any-format parser, makes a new namedtuple class, and looks up a setting in the environment for each
+value. Measured: 85 % of a replay. All are functions of their arguments (or of the environment that the process started
+with), so here their results are kept, and our own time format is read directly.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def install() -> None:
     """Make the SDK in this process use the faster functions. An SDK that no longer has them stays as it is."""
     _replace("azure.durable_functions.models.history.HistoryEvent", "dt_parse", _faster_parse)
     _replace("azure.durable_functions.models.TaskOrchestrationExecutor", "namedtuple", functools.lru_cache)
+    _replace("azure.functions._durable_functions", "_is_strict_mode", functools.cache)
 
 
 def _replace(module_name: str, name: str, faster: Any) -> None:

@@ -1,0 +1,47 @@
+"""JSON text of what is stored, by orjson where it can: every operation reads and writes a handful of documents.
+
+orjson alone would not do: it writes NaN as null, and refuses integers over 64 bits, which the standard library takes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import orjson
+
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+loads = orjson.loads
+
+
+def dumps(value: object) -> str:
+    """Compact JSON of a value that came from JSON: `refuse_nan` has seen it before. Raises `TypeError`, `ValueError`."""
+    try:
+        return orjson.dumps(value, option=_OPTIONS).decode()
+    except TypeError:
+        return _ENCODER.encode(value)  # integers over 64 bits and keys that aren't strings; or it refuses as well
+
+
+def refuse_nan(value: object) -> None:
+    """Raise `ValueError` for NaN and infinities anywhere in `value`: JSON doesn't have them."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value!r} is not JSON")
+    elif isinstance(value, dict):
+        for inner in value.values():
+            if not isinstance(inner, str):
+                refuse_nan(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            if not isinstance(inner, str):
+                refuse_nan(inner)
+
+
+def copied(value: Any) -> Any:
+    """The value as it will be read back: a member of an enumeration becomes the string that it is."""
+    if isinstance(value, str):
+        return str(value)
+    return loads(dumps(value)) if isinstance(value, dict | list | tuple) else value
