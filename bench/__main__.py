@@ -15,8 +15,8 @@ from datetime import datetime
 
 from bench.host import Client, Json, running_host
 
-ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
-STREAM = {"kind": "model", "prompt": "[[tokens=20000 delay=5ms]] go"}
+ECHO: Json = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
+STREAM: Json = {"kind": "model", "prompt": "[[tokens=20000 delay=5ms]] go"}
 Row = tuple[str, str, str, str]
 """What, median, p95, target."""
 
@@ -98,8 +98,8 @@ async def races(client: Client, count: int = 200) -> list[Row]:
     for i in range(8):
         await client.session.put(f"/api/user/documents/race/{i}.txt", data=b"some text to read")
     prompt = "{{input}} [[tokens=10 delay=2ms]] go"
-    model = {"kind": "model", "prompt": prompt}
-    items = {"kind": "analyze_documents", "documents": {"prefix": "race/"}, "prompt": prompt, "parallel": 4}
+    model: Json = {"kind": "model", "prompt": prompt}
+    items: Json = {"kind": "analyze_documents", "documents": {"prefix": "race/"}, "prompt": prompt, "parallel": 4}
     late = {"model calls": 0, "items": 0, "tokens": 0}
     completed = 0
     calls: list[int] = []

@@ -28,7 +28,8 @@ def workflow(*steps: dict[str, Any], **more: Any) -> dict[str, Any]:
 def test_the_smallest_definition_gets_the_defaults() -> None:
     """Guards the defaults of the contract."""
     parsed = parse_definition(workflow(MODEL))
-    assert (parsed.enabled, parsed.grace_seconds, parsed.after_cancel, parsed.trigger.kind) == (True, 30, "next_slot", "manual")
+    defaults = (parsed.enabled, parsed.grace_seconds, parsed.after_cancel, parsed.trigger.kind)
+    assert defaults == (True, 30, "next_slot", "manual")
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,20 @@ ON = {"WEBSITE_AUTH_ENABLED": "true"}
 
 def principal(*claims: tuple[str, Any], **more: Any) -> str:
     """A principal header with these claims."""
-    body = {"auth_typ": "aad", "claims": [{"typ": t, "val": v} for t, v in claims], "name_typ": "name", "role_typ": "roles"}
+    body = {
+        "auth_typ": "aad",
+        "claims": [{"typ": t, "val": v} for t, v in claims],
+        "name_typ": "name",
+        "role_typ": "roles",
+    }
     return base64.b64encode(json.dumps({**body, **more}).encode()).decode()
 
 
 def test_a_principal_names_the_caller_and_roles() -> None:
     """Guards the claims that Entra sends."""
-    caller = identify({"x-ms-client-principal": principal((OID, "a-1"), ("name", "Ann"), ("roles", "Truestop.Admin"))}, ON)
+    caller = identify(
+        {"x-ms-client-principal": principal((OID, "a-1"), ("name", "Ann"), ("roles", "Truestop.Admin"))}, ON
+    )
     assert (caller.id, caller.name, caller.roles, caller.scope) == ("a-1", "Ann", {"Truestop.Admin"}, "user:a-1")
 
 

@@ -16,6 +16,7 @@ from shared.names import CancelOutcome, Kind
 from shared.operations import Ending, Refused, Superseded, begin, finish
 from shared.outputs import Output
 from shared.receipts import cancel_receipt
+from shared.settling import settle
 from shared.states import ExecutionStatus as Ex
 from tests.support.waiting import eventually
 from tests.support.world import ALICE, World, at_once, open_world, streaming
@@ -111,6 +112,26 @@ async def test_a_run_whose_last_step_had_completed_still_ends_cancelled(world: W
     receipt = await assert_cancelled_whole(world, ref)
     assert receipt["in_flight"] == []
     assert (await world.executions(ref))["s01"]["status"] == "completed"
+
+
+async def test_settling_without_force_waits_for_what_is_in_flight(tmp_path: Path) -> None:
+    """Guards the status against running ahead of the work: a settler that comes too early changes nothing."""
+    release = threading.Event()
+
+    async def blocking(request: Any, on_text: Any) -> str:
+        await run_blocking(release.wait, 10)
+        return "late"
+
+    async with open_world(tmp_path, blocking) as world:
+        ref = await world.start(await world.workflow(MODEL))
+        driving = asyncio.create_task(world.drive(ref))
+        await eventually(lambda: world.model.open)
+        await world.cancel(ref)
+        early = await settle(world.services, ref)
+        assert (early["status"], early["epoch"], early["in_flight"]) == ("cancelling", 1, 1)
+        release.set()
+        assert await driving == "cancelled"
+        await assert_cancelled_whole(world, ref)
 
 
 async def test_an_operation_that_completes_after_the_accept_keeps_its_outcome(tmp_path: Path) -> None:

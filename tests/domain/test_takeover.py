@@ -213,6 +213,27 @@ async def test_settling_survives_a_crash_between_its_transactions(slow: World, t
     await assert_cancelled_whole(slow, ref)
 
 
+async def test_an_accepted_cancel_that_nobody_settled_is_settled_by_the_pipelines_own_end(world: World) -> None:
+    """Guards the tie after a crash: the accept landed, its process died, and then the pipeline reports `completed`."""
+    ref = await world.start(await world.workflow({"kind": "tool", "tool": "echo", "arguments": {"value": 1}}))
+    await lifecycle.begin(world.services, ref)
+    assert (await steps.run(world.services, ref, "s01"))["status"] == "completed"
+    accepted = False
+
+    async def before(ops: Sequence[Op]) -> None:
+        nonlocal accepted
+        if accepted:
+            raise KeyboardInterrupt
+        accepted = True
+
+    store = RecordingStore(world.store)
+    store.before = before
+    await asyncio.create_task(_swallow(World(replace(world.services, store=store), world.model).cancel(ref)))
+    assert (await world.run(ref))["status"] == "cancelling"
+    assert await lifecycle.end(world.services, ref, {"status": "completed"}) == {"status": "cancelled"}
+    await assert_cancelled_whole(world, ref)
+
+
 async def _swallow(call: Any) -> None:
     try:
         await call
