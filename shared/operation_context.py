@@ -52,14 +52,19 @@ class OperationContext:
     """Given to an operation's body."""
 
     def __init__(
-        self, services: Services, begun: Begun, token: CancelToken, may_retry: Callable[[StepFailed], bool]
+        self,
+        services: Services,
+        begun: Begun,
+        token: CancelToken,
+        explain: Callable[[BaseException], RunCancelled | StepFailed],
+        may_retry: Callable[[StepFailed], bool],
     ) -> None:
         self.services, self.begun, self.token = services, begun, token
         self.ref = begun.ref
         self.side_effects: list[dict[str, Any]] = []
         self.events: list[Create] = []
         self.texts: dict[str, PartialText] = {}
-        self._may_retry = may_retry
+        self._explain, self._may_retry = explain, may_retry
 
     def writer(self, path: str | None = None) -> Callable[[str], None]:
         """Takes the text of the execution at `path` (this operation's by default) as it comes."""
@@ -102,14 +107,13 @@ class OperationContext:
         await self._end_inner(begun, Ending(Ex.COMPLETED, output))
         return value
 
-    def _ending(self, error: BaseException) -> Ending:
-        if isinstance(error, StepFailed):
-            status = Ex.PENDING if self._may_retry(error) else Ex.FAILED
-            facts = {"code": error.code, "message": error.detail}
-            return Ending(status, error=facts)
-        if isinstance(error, Exception):
-            return Ending(Ex.FAILED, error={"code": "internal_error", "message": f"{type(error).__name__}: {error}"})
-        return Ending(Ex.CANCELLED, cancel_outcome=CancelOutcome.STOPPED)
+    def _ending(self, raised: BaseException) -> Ending:
+        """How an inner operation ended: as the operation around it will, so that both can be tried again or neither."""
+        error = self._explain(raised)
+        if isinstance(error, RunCancelled):
+            return Ending(Ex.CANCELLED, cancel_outcome=CancelOutcome.STOPPED)
+        status = Ex.PENDING if self._may_retry(error) else Ex.FAILED
+        return Ending(status, error={"code": error.code, "message": error.detail})
 
     async def _end_inner(self, begun: Begun, ending: Ending) -> None:
         """Write an inner operation's end, also while a cancel keeps knocking."""

@@ -137,9 +137,9 @@ class _Supervision:
         self.timeout_seconds, self.retries, self.halts = timeout_seconds, retries, halts
         self.good_at = sent
         """When the last successful renewal was sent, on this process's clock."""
-        self.context = OperationContext(services, begun, token, self._may_retry)
+        self.context = OperationContext(services, begun, token, self._explain, self._may_retry)
         self.loop, self.wake = asyncio.get_running_loop(), asyncio.Event()
-        self.stopping = self.overdue = self.lost = False
+        self.stopping = self.overdue = self.lost = self.host_ends = False
         self.observed_at: str | None = None
 
     async def run(self, body: Body) -> Outcome:
@@ -156,8 +156,9 @@ class _Supervision:
                 self.wake.clear()
             ended = task.done() or await self._stop(task)
         finally:
-            # The host is ending (or this is a bug): stop the work here; another process will take it over.
             if not task.done():
+                # The host is ending: stop the work here. Its record stays at work, so the next delivery takes it over.
+                self.host_ends = True
                 task.cancel()
             deadline.cancel()
             pulse.cancel()
@@ -256,7 +257,8 @@ class _Supervision:
                 log.warning("can't renew the lock of run %s: %s", self.ref.run_id, error)
 
     async def _conclude(self, task: asyncio.Task[Any]) -> Outcome:
-        error = await self._error_of(task)
+        raised = asyncio.CancelledError() if task.cancelled() else task.exception()
+        error = None if raised is None else self._explain(raised)
         ending = await self._ending(task, error)
         try:
             run = await patiently(lambda: finish(self.services.store, self.begun, ending))
@@ -270,16 +272,13 @@ class _Supervision:
             return {"status": RETRY, "after_seconds": self._backoff(error)}
         return {"status": ending.status, "error": ending.error}
 
-    async def _error_of(self, task: asyncio.Task[Any]) -> BaseException | None:
-        """What the body raised, with what it means here: None, a cancel (`RunCancelled`), or a `StepFailed`."""
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is None:
-            return None
+    def _explain(self, error: BaseException) -> RunCancelled | StepFailed:
+        """What an exception of the body means here: a cancel, or a failure."""
         interrupted = self.stopping or isinstance(error, RunCancelled | asyncio.CancelledError)
         if interrupted and self.token.cancellation is not None:
             return RunCancelled(self.token.cancellation)
-        if interrupted and self.lost:
-            return StepFailed("lost_contact", "it lost contact with the store and stopped itself", retryable=True)
+        if interrupted and (self.lost or self.host_ends):
+            return StepFailed("lost_contact", "its process ended, or lost the store and stopped it", retryable=True)
         if interrupted and self.overdue:
             return StepFailed("timeout", f"it took longer than {self.timeout_seconds:g} s")
         if isinstance(error, StepFailed):
@@ -289,7 +288,7 @@ class _Supervision:
         log.error("operation %s raised", self.ref.execution_id(self.begun.leaf.path), exc_info=error)
         return StepFailed("internal_error", f"{type(error).__name__}: {error}")
 
-    async def _ending(self, task: asyncio.Task[Any], error: BaseException | None) -> Ending:
+    async def _ending(self, task: asyncio.Task[Any], error: RunCancelled | StepFailed | None) -> Ending:
         """How the operation ended: what its record will say."""
         effects = tuple(self.context.side_effects)
         if error is None:
@@ -308,7 +307,7 @@ class _Supervision:
         return await keep(self.services.blobs, self.ref, self.begun.leaf.path, self.begun.attempt, value)
 
     def _may_retry(self, error: StepFailed) -> bool:
-        return self.lost or (error.retryable and self.begun.failures < self.retries.max)
+        return self.lost or self.host_ends or (error.retryable and self.begun.failures < self.retries.max)
 
     def _backoff(self, error: BaseException | None) -> float:
         asked = error.retry_after if isinstance(error, StepFailed) else None

@@ -26,7 +26,8 @@ MODEL = {"kind": "model", "prompt": "Go"}
 async def slow(tmp_path: Path) -> AsyncIterator[World]:
     """A world whose model streams for long: the process that will crash."""
     async with open_world(tmp_path, streaming(10_000)) as one:
-        yield one
+        store = RecordingStore(one.store)
+        yield World(replace(one.services, store=store), one.model)
 
 
 async def begun(world: World, *more: dict[str, Any]) -> RunRef:
@@ -36,10 +37,16 @@ async def begun(world: World, *more: dict[str, Any]) -> RunRef:
     return ref
 
 
-async def crash(task: asyncio.Task[Any]) -> None:
+async def crash(world: World, task: asyncio.Task[Any]) -> None:
     """End a delivery as a killed process does: without a word to the store."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+
+    async def unheard(ops: Sequence[Op]) -> None:
+        await asyncio.Event().wait()
+
+    world.store.before = unheard  # type: ignore[attr-defined]
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
 
 
 async def test_a_redelivered_operation_takes_over_once_the_heartbeat_has_expired(slow: World, tmp_path: Path) -> None:
@@ -47,7 +54,7 @@ async def test_a_redelivered_operation_takes_over_once_the_heartbeat_has_expired
     ref = await begun(slow)
     first = asyncio.create_task(steps.run(slow.services, ref, "s01"))
     await eventually(lambda: slow.model.open)
-    await crash(first)
+    await crash(slow, first)
     async with open_world(tmp_path, at_once) as second:
         started = asyncio.get_running_loop().time()
         assert (await steps.run(second.services, ref, "s01"))["status"] == "completed"
@@ -74,7 +81,7 @@ async def test_a_lost_operation_of_a_cancelling_run_is_reaped_and_the_run_settle
     ref = await begun(slow)
     first = asyncio.create_task(steps.run(slow.services, ref, "s01"))
     await eventually(lambda: slow.model.open)
-    await crash(first)
+    await crash(slow, first)
     async with open_world(tmp_path, at_once) as second:
         assert (await second.cancel(ref))["status"] == "cancelling"
         assert (await steps.run(second.services, ref, "s01"))["status"] == "cancelled"
@@ -90,7 +97,7 @@ async def test_a_lost_item_is_reaped_with_its_model_call(slow: World, tmp_path: 
     ref = await slow.start(await slow.workflow(step))
     first = asyncio.create_task(slow.drive(ref))
     await eventually(lambda: slow.model.open)
-    await crash(first)
+    await crash(slow, first)
     async with open_world(tmp_path, at_once) as second:
         await second.cancel(ref)
         assert await second.drive(ref) == "cancelling"  # the driver begins again only what the host would redeliver
@@ -122,7 +129,7 @@ async def test_an_item_taken_over_does_not_repeat_a_model_call_that_had_complete
         crashing = World(replace(first.services, store=store), first.model)
         driving = asyncio.create_task(crashing.drive(ref))
         await hold.wait()
-        await crash(driving)
+        await crash(crashing, driving)
         assert len(first.model.began) == 1
         assert await first.drive(ref) == "completed"
         assert len(first.model.began) == 1
@@ -154,6 +161,59 @@ async def test_an_operation_that_loses_the_store_stops_itself(slow: World, tmp_p
     assert tree["s01.m"]["status"] == "pending"
     assert tree["s01.m"]["error"]["code"] == "lost_contact"
     assert (await slow.run(ref))["in_flight"] == 0
+
+
+async def test_an_item_that_loses_the_store_is_tried_again_with_its_model_call(tmp_path: Path) -> None:
+    """Guards that stopping oneself isn't a cancel: the inner call is left to be tried again, as the item is."""
+    away = False
+
+    async def before(ops: Sequence[Op]) -> None:
+        if away:
+            raise Unavailable("pulled the plug")
+
+    async with open_world(tmp_path, streaming(10_000)) as world:
+        await world.services.blobs.put("documents/user:alice/a.txt", b"text", "text/plain")
+        step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up."}
+        ref = await world.start(await world.workflow(step))
+        store = RecordingStore(world.store)
+        store.before = before
+        driving = asyncio.create_task(World(replace(world.services, store=store), world.model).drive(ref))
+        await eventually(lambda: world.model.open)
+        away = True
+        await eventually(lambda: world.model.open == 0)
+        world.model.script = at_once
+        away = False
+        assert await driving == "completed"
+        tree = await world.executions(ref)
+        assert (tree["s01.i001"]["attempt"], tree["s01.i001.m"]["attempt"]) == (2, 2)
+
+
+async def test_an_item_past_its_deadline_fails_with_its_model_call(tmp_path: Path) -> None:
+    """Guards that what lies inside an overdue operation says the same as it does."""
+    async with open_world(tmp_path, streaming(10_000)) as world:
+        await world.services.blobs.put("documents/user:alice/a.txt", b"text", "text/plain")
+        step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up.", "timeout_seconds": 0.1}
+        ref = await world.start(await world.workflow(step))
+        assert await world.drive(ref) == "failed"
+        tree = await world.executions(ref)
+        assert [tree[path]["error"]["code"] for path in ("s01.i001", "s01.i001.m")] == ["timeout", "timeout"]
+
+
+async def test_a_host_that_ends_leaves_its_operations_to_be_taken_over(tmp_path: Path) -> None:
+    """Guards a graceful stop: it is no cancel, neither for the item nor for the call inside it."""
+    async with open_world(tmp_path, streaming(10_000)) as world:
+        await world.services.blobs.put("documents/user:alice/a.txt", b"text", "text/plain")
+        step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up."}
+        ref = await world.start(await world.workflow(step))
+        driving = asyncio.create_task(world.drive(ref))
+        await eventually(lambda: world.model.open)
+        driving.cancel()
+        await asyncio.gather(driving, return_exceptions=True)
+        await eventually(lambda: world.model.open == 0)
+    async with open_world(tmp_path, at_once) as second:
+        assert await second.drive(ref) == "completed"
+        tree = await second.executions(ref)
+        assert {one["status"] for one in tree.values()} == {"completed"}
 
 
 async def test_a_blocking_tool_that_lost_the_store_is_taken_over_after_the_fence(tmp_path: Path) -> None:
