@@ -11,6 +11,7 @@ import azure.functions as func
 
 from http_triggers.api import Answer, Call, add_route, write
 from shared.errors import NotFound
+from shared.names import QUEUE_NOTIFICATIONS
 from shared.services import Services, get_services
 from shared.store.port import Partition
 
@@ -32,7 +33,7 @@ async def _blobs(services: Services) -> None:
 
 
 async def _queue(services: Services) -> None:
-    await services.queue.peek("health", 1)
+    await services.queue.peek(QUEUE_NOTIFICATIONS, 1)
 
 
 async def _model(services: Services) -> None:

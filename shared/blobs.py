@@ -18,9 +18,16 @@ from typing import BinaryIO, Protocol
 from shared.errors import NotFound, TooLarge, Unavailable
 
 MAX_NAME = 900
+"""UTF-16 code units, which is what Azure counts; its own limit is 1024."""
+MAX_PARTS = 250
 MAX_BLOB = 100 * 1024 * 1024
 MAX_LIST = 1000
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+UNKNOWN_TYPE = "application/octet-stream"
+# Control characters, halves of surrogate pairs, private use, no character at all: Azure, a URL or XML can't carry them.
+_REFUSED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\\\\\ud800-\uf8ff\ufdd0-\ufdef\ufffe\uffff\U0001fffe\U0001ffff\U000e1000-\U0010ffff]"
+)
+_CONTENT_TYPE = re.compile(r"[\x20-\x7e]{1,200}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_\-.,=()\x80-\U0010ffff]")
 _ENCODED = re.compile("%([0-9A-F]{2})")
 _PIECE = 200
@@ -57,16 +64,16 @@ class BlobPage:
 class BlobStore(Protocol):
     """Named byte strings. A put is whole or not at all, durable when it returns; of two at once the last one stays.
 
-    Names are `/`-separated paths (see `check_blob_name`). Every method may raise `Unavailable`, and `ValueError` for a
-    name or a token that can't be.
+    Names are `/`-separated paths (see `check_blob_name`). Every method may raise `Throttled` and `Unavailable`, and
+    `ValueError` for a name or token that can't be.
     """
 
     async def put(self, name: str, data: bytes, content_type: str) -> BlobInfo:
-        """Create or replace. Raises `TooLarge`."""
+        """Create or replace; the content type as `content_type_to_keep` says. Raises `TooLarge`."""
         ...
 
     async def get(self, name: str) -> Blob:
-        """Facts and bytes. Raises `NotFound`."""
+        """Facts and bytes. Raises `NotFound`; `TooLarge` for what others put there."""
         ...
 
     async def info(self, name: str) -> BlobInfo:
@@ -78,19 +85,49 @@ class BlobStore(Protocol):
         ...
 
     async def list(self, prefix: str = "", limit: int = 100, after: str | None = None) -> BlobPage:
-        """Blobs whose name begins with `prefix` (any text), in order of code points; `limit` is 1 to 1000."""
+        """Blobs whose name begins with `prefix` (any text), in order of code points; `limit` is 1 to 1000.
+
+        Paging sees once each blob that is there all the while. (Azure doesn't say how it orders characters above U+FFFF.)
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what the store holds. Idempotent."""
         ...
 
 
 def check_blob_name(name: str) -> None:
-    """Raise `ValueError` unless this is a blob's name: 1 to 900 characters, no `.`, `..` or empty part, nothing odd."""
-    if not name or len(name) > MAX_NAME:
-        raise ValueError(f"a blob name has 1 to {MAX_NAME} characters, not {len(name)}")
-    if _CONTROL.search(name) or "\\" in name:
-        raise ValueError(f"blob name {name!r} holds a control character or a backslash")
-    if any(part in ("", ".", "..") for part in name.split("/")):
-        raise ValueError(f"blob name {name!r} has an empty part, '.' or '..'")
-    name.encode()  # half a surrogate pair raises a ValueError
+    """Raise `ValueError` unless this is a blob's name, here and in Azure.
+
+    1 to 900 characters (one above U+FFFF counts twice), at most 250 parts, none of them empty or ending with a dot, which
+    Azure would drop; no control or private use character, no backslash.
+    """
+    length = len(name.encode("utf-16-le", "surrogatepass")) // 2
+    if not 1 <= length <= MAX_NAME:
+        raise ValueError(f"a blob name has 1 to {MAX_NAME} characters, not {length}")
+    if _REFUSED.search(name):
+        raise ValueError(f"blob name {name!r} holds a control character, a backslash, or no character at all")
+    parts = name.split("/")
+    if len(parts) > MAX_PARTS:
+        raise ValueError(f"blob name {name!r} has {len(parts)} parts; the most is {MAX_PARTS}")
+    if any(not part or part.endswith(".") for part in parts):
+        raise ValueError(f"blob name {name!r} has a part that is empty or ends with a dot")
+
+
+def can_begin_a_name(prefix: str) -> bool:
+    """Whether any blob's name may begin with `prefix`. A store that isn't ours need not be asked otherwise."""
+    return len(prefix) <= MAX_NAME and not _REFUSED.search(prefix) and not prefix.startswith("/") and "//" not in prefix
+
+
+def content_type_to_keep(content_type: str) -> str:
+    """`content_type` if it can be a header (1 to 200 printable ASCII characters), else that of unknown bytes."""
+    return content_type if _CONTENT_TYPE.fullmatch(content_type) else UNKNOWN_TYPE
+
+
+def check_limit(limit: int) -> None:
+    """Raise `ValueError` unless a page may have so many blobs."""
+    if not 1 <= limit <= MAX_LIST:
+        raise ValueError(f"limit is 1 to {MAX_LIST}, not {limit}")
 
 
 class LocalBlobs:
@@ -109,7 +146,7 @@ class LocalBlobs:
         if len(data) > self._max_bytes:
             raise TooLarge(f"bytes in blob {name!r}", len(data), self._max_bytes)
         modified_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        info = BlobInfo(name, len(data), uuid.uuid4().hex, content_type, modified_at)
+        info = BlobInfo(name, len(data), uuid.uuid4().hex, content_type_to_keep(content_type), modified_at)
         await asyncio.to_thread(self._write, info, data)
         return info
 
@@ -126,10 +163,14 @@ class LocalBlobs:
         await asyncio.to_thread(self._delete, name)
 
     async def list(self, prefix: str = "", limit: int = 100, after: str | None = None) -> BlobPage:
-        if not 1 <= limit <= MAX_LIST:
-            raise ValueError(f"limit is 1 to {MAX_LIST}, not {limit}")
+        check_limit(limit)
         last = "" if after is None else _read_token(after)
+        if not can_begin_a_name(prefix):
+            return BlobPage([], None)
         return await asyncio.to_thread(self._list, prefix, limit, last)
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
     def _write(self, info: BlobInfo, data: bytes) -> None:
         facts = {"etag": info.etag, "content_type": info.content_type, "modified_at": info.modified_at}

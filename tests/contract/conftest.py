@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from shared.azure_storage import StorageConnection
 from shared.blobs import BlobStore, LocalBlobs
-from shared.queues import QueueSender, SqliteQueue
+from shared.blobs_azure import AzureBlobs
+from shared.queues import POISON, SqliteQueue
+from shared.queues_azure import AzureQueue
 from shared.sqlite import Database
+from shared.store.cosmos import CosmosStore
+from shared.store.cosmos_client import CosmosAccount
 from shared.store.port import DocumentStore, Partition
 from shared.store.sqlite import SqliteStore
+from tests.cosmos_double.fixtures import account_of, cosmos_account, cosmos_server  # noqa: F401 - fixtures
+from tests.support.azurite import azurite
 
 OpenStore = Callable[[], DocumentStore]
+Queues = SqliteQueue | AzureQueue
+"""What is a `QueueSender` and a `QueueReader`."""
+QUEUES = ("run-requests", "notifications", "q-1", "q-1" + POISON)
 
 
-@pytest.fixture(params=["sqlite"])
-async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
+STORES = ["sqlite", "cosmos-double", *(["cosmos-account"] if "TRUESTOP_TEST_COSMOS" in os.environ else [])]
+
+
+@pytest.fixture(params=STORES)
+def store_account(request: pytest.FixtureRequest) -> CosmosAccount | None:
+    """The Cosmos DB account to test, None for SQLite."""
+    if request.param == "cosmos-double":
+        return account_of(request.getfixturevalue("cosmos_server"))
+    return request.getfixturevalue("cosmos_account") if request.param == "cosmos-account" else None
+
+
+@pytest.fixture
+async def open_store(store_account: CosmosAccount | None, tmp_path: Path) -> AsyncIterator[OpenStore]:
     """Opens clients of one and the same store; those left open are closed afterwards."""
     opened: list[DocumentStore] = []
 
     def open_one() -> DocumentStore:
-        opened.append(SqliteStore(Database.open(tmp_path / "contract.db")))
-        return opened[-1]
+        made = CosmosStore(store_account) if store_account else SqliteStore(Database.open(tmp_path / "contract.db"))
+        opened.append(made)
+        return made
 
     yield open_one
     for store in opened:
@@ -42,14 +66,45 @@ def partition() -> Partition:
     return Partition(f"user:{uuid.uuid4().hex}", "w1")
 
 
-@pytest.fixture(params=["local"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    """A blob store that takes at most 1000 bytes a blob."""
-    return LocalBlobs(tmp_path / "blobs", max_bytes=1000)
+@pytest.fixture(scope="session")
+def storage_account() -> Iterator[StorageConnection]:
+    """An Azure Storage account: Azurite, started once."""
+    with azurite() as connection:
+        yield connection
 
 
-@pytest.fixture(params=["sqlite"])
-async def queues(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[QueueSender]:
-    database = Database.open(tmp_path / "contract.db")
-    yield SqliteQueue(database)
-    await database.close()
+@pytest.fixture
+def blob_bytes() -> int:
+    """The most that a blob may have in `blobs`."""
+    return 1000
+
+
+@pytest.fixture(params=["local", "azurite"])
+async def blobs(request: pytest.FixtureRequest, tmp_path: Path, blob_bytes: int) -> AsyncIterator[BlobStore]:
+    """An empty blob store that takes at most `blob_bytes` a blob."""
+    if request.param == "local":
+        yield LocalBlobs(tmp_path / "blobs", max_bytes=blob_bytes)
+        return
+    azure = AzureBlobs(request.getfixturevalue("storage_account"), f"test-{uuid.uuid4().hex}", max_bytes=blob_bytes)
+    await azure.initialise()
+    yield azure
+    await azure.close()
+
+
+@pytest.fixture(params=["sqlite", "azurite"])
+async def queues(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Queues]:
+    """`QUEUES`, all of them empty."""
+    if request.param == "sqlite":
+        database = Database.open(tmp_path / "contract.db")
+        yield SqliteQueue(database)
+        await database.close()
+        return
+    connection: StorageConnection = request.getfixturevalue("storage_account")
+    azure = AzureQueue(connection)
+    await azure.initialise(QUEUES)
+    async with AsyncExitStack() as stack:
+        service = connection.queues(stack)
+        for queue in QUEUES:
+            await service.get_queue_client(queue).clear_messages()
+    yield azure
+    await azure.close()
