@@ -1,0 +1,82 @@
+"""One host for most tests, each as a user of its own; and hosts that a test may kill.
+
+`TRUESTOP_TEST_BASE_URL` runs the suite against a host that is already there, on this machine. Tests that must kill their
+host or choose its settings are then left out, and say so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.api import Api, ModelLog
+from tests.support.host import Host
+
+GIVEN_URL = os.environ.get("TRUESTOP_TEST_BASE_URL")
+StartHost = Callable[..., Host]
+
+
+def new_client(base_url: str) -> httpx.Client:
+    """A client of a host on this machine."""
+    limits = httpx.Limits(max_connections=100, max_keepalive_connections=50)
+    return httpx.Client(base_url=base_url, timeout=30, trust_env=False, limits=limits)
+
+
+@pytest.fixture(scope="session")
+def base_url(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The host that most tests share. Whatever they did, it must have logged no unexpected exception."""
+    if GIVEN_URL:
+        yield GIVEN_URL
+        return
+    host = Host(tmp_path_factory.mktemp("shared") / "data").start()
+    try:
+        yield host.base_url
+    finally:
+        host.stop()
+        if request.session.testsfailed:
+            print(host.log()[-8000:])
+    assert "Traceback" not in host.log(), host.log()[-8000:]
+
+
+@pytest.fixture(scope="session")
+def client(base_url: str) -> Iterator[httpx.Client]:
+    """A client of the shared host."""
+    with new_client(base_url) as one:
+        yield one
+
+
+@pytest.fixture
+def api(client: httpx.Client) -> Api:
+    """A user that nobody else is."""
+    return Api(client)
+
+
+@pytest.fixture
+def model(client: httpx.Client, api: Api) -> ModelLog:
+    """What the scripted model was asked with the key that is this user's name."""
+    return ModelLog(client, api.user)
+
+
+@pytest.fixture(scope="module")
+def start_host(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[StartHost]:
+    """Starts hosts for one module, with settings of its choice."""
+    if GIVEN_URL:
+        pytest.skip("needs hosts of its own, and TRUESTOP_TEST_BASE_URL names one")
+    started: list[Host] = []
+
+    def start(data: Path | None = None, **environment: str) -> Host:
+        host = Host(data or tmp_path_factory.mktemp("own") / "data", environment)
+        started.append(host)
+        return host.start()
+
+    try:
+        yield start
+    finally:
+        for host in started:
+            host.stop()
+            if request.session.testsfailed:
+                print(host.log()[-8000:])
