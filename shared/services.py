@@ -5,7 +5,6 @@ Everything takes `Services` as an argument, so tests give their own; only trigge
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 
 from shared.blobs import BlobStore, LocalBlobs
@@ -62,12 +61,6 @@ def make_services(settings: Settings) -> Services:
         ),
         watcher=Watcher(store, settings.poll_seconds),
     )
-
-
-def load_tool_modules(settings: Settings) -> None:
-    """Import the modules that register further tools."""
-    for name in settings.tool_modules:
-        importlib.import_module(name)
 
 
 _services: Services | None = None

@@ -22,8 +22,18 @@ class Setting(NamedTuple):
 
 
 TABLE: tuple[Setting, ...] = (
-    Setting("TRUESTOP_STORE", "sqlite", "Where documents live: `sqlite`."),
-    Setting("TRUESTOP_DATA", ".data", "Folder of the SQLite file and of local blobs."),
+    Setting("TRUESTOP_STORE", "sqlite", "Where documents live: `sqlite` or `cosmos`."),
+    Setting(
+        "TRUESTOP_STORAGE",
+        "local",
+        "Where blobs and queues live: `local`, or `azure` (the account of AzureWebJobsStorage).",
+    ),
+    Setting("TRUESTOP_DATA", ".data", "Folder of the SQLite file, of local blobs and queues."),
+    Setting("TRUESTOP_COSMOS_ENDPOINT", None, "Address of the Cosmos DB account."),
+    Setting("TRUESTOP_COSMOS_KEY", None, "Its key. Unset: managed identity."),
+    Setting("TRUESTOP_COSMOS_DATABASE", "truestop", "Name of its database."),
+    Setting("TRUESTOP_COSMOS_CONTAINER", "truestop", "Name of the container of documents."),
+    Setting("TRUESTOP_BLOB_CONTAINER", "truestop", "Name of the container of blobs."),
     Setting("TRUESTOP_MODEL_ENDPOINT", None, "Base URL of an OpenAI-compatible or Azure OpenAI endpoint."),
     Setting("TRUESTOP_MODEL_API_KEY", None, "Its key. Unset: managed identity (Azure endpoints only)."),
     Setting("TRUESTOP_MODEL", None, "Model (or deployment) used where a step names none."),
@@ -52,7 +62,13 @@ class Settings:
     """The settings, typed. Field `x` is the variable `TRUESTOP_X` (`fetch_max_bytes`: `TRUESTOP_FETCH_MAX_BYTES`)."""
 
     store: str
+    storage: str
     data: Path
+    cosmos_endpoint: str | None
+    cosmos_key: str | None
+    cosmos_database: str
+    cosmos_container: str
+    blob_container: str
     model_endpoint: str | None
     model_api_key: str | None
     model: str | None
@@ -71,8 +87,11 @@ class Settings:
     tool_modules: tuple[str, ...]
 
 
+CHOICES = {"TRUESTOP_STORE": ("sqlite", "cosmos"), "TRUESTOP_STORAGE": ("local", "azure")}
+
+
 class SettingsError(ValueError):
-    """A setting has a value that can't be used; the message names it."""
+    """Settings have values that can't be used; the message names each."""
 
 
 def _convert(kind: str, name: str, text: str | None) -> Any:
@@ -100,15 +119,23 @@ def _convert(kind: str, name: str, text: str | None) -> Any:
 
 
 def load(environment: Mapping[str, str]) -> Settings:
-    """Read the settings from `environment`; an empty value counts as unset. Raises `SettingsError`."""
+    """Read the settings; an empty value counts as unset. Raises `SettingsError` with all that is wrong."""
     values: dict[str, Any] = {}
+    wrong: list[str] = []
     for one in fields(Settings):
         name = f"TRUESTOP_{one.name.upper()}"
-        values[one.name] = _convert(str(one.type), name, environment.get(name) or _DEFAULTS[name])
-    settings = Settings(**values)
-    if settings.store != "sqlite":
-        raise SettingsError(f"TRUESTOP_STORE must be 'sqlite', not {settings.store!r}")
-    return settings
+        text = environment.get(name) or _DEFAULTS[name]
+        try:
+            values[one.name] = _convert(str(one.type), name, text)
+        except SettingsError as error:
+            wrong.append(str(error))
+        if name in CHOICES and text not in CHOICES[name]:
+            wrong.append(f"{name} must be one of {', '.join(CHOICES[name])}, not {text!r}")
+    if values.get("store") == "cosmos" and not values.get("cosmos_endpoint"):
+        wrong.append("TRUESTOP_COSMOS_ENDPOINT must be set when TRUESTOP_STORE is cosmos")
+    if wrong:
+        raise SettingsError("; ".join(wrong))
+    return Settings(**values)
 
 
 @lru_cache(maxsize=1)

@@ -26,6 +26,7 @@ from shared.definitions import Retries
 from shared.errors import NotFound, RunCancelled, StepFailed, StoreError, Throttled, Unavailable
 from shared.executions import ExecutionSpec, RunRef
 from shared.ids import now
+from shared.logs import about
 from shared.names import CancelOutcome
 from shared.operation_context import OperationContext
 from shared.operations import Begun, Busy, Ending, Halted, Recorded, Refused, Superseded, begin, finish, reap, record
@@ -74,7 +75,8 @@ async def supervise(
 
     Raises `Unavailable` or `Throttled` when the store stays away: the activity then fails and is delivered again.
     """
-    with services.watcher.watch(ref, group[-1].path) as token:
+    path = group[-1].path
+    with about(ref.run_id, ref.execution_id(path)), services.watcher.watch(ref, path) as token:
         sent = time.monotonic()
         begun = await _begin(services, ref, group, unless_halted)
         if isinstance(begun, Recorded):
@@ -214,7 +216,7 @@ class _Supervision:
         try:
             await observe(self.services, self.ref, self.observed_at)
         except StoreError as error:
-            log.warning("can't note that %s observed its cancel: %s", self.ref.run_id, error)
+            log.warning("can't note that the cancel was observed: %s", error)
             return False
         return True
 
@@ -236,14 +238,14 @@ class _Supervision:
             except Superseded:
                 return self._lose("its record belongs to another attempt")
             except (Throttled, Unavailable, TimeoutError) as error:
-                log.info("a heartbeat of run %s was not written: %s", self.ref.run_id, error)
+                log.info("a heartbeat was not written: %s", error)
                 if time.monotonic() - self.good_at >= fence / 2:
                     return self._lose(f"its heartbeat could not be renewed: {error}")
                 continue
             self.services.watcher.notify(run)
 
     def _lose(self, why: str) -> None:
-        log.warning("operation %s stops: %s", self.ref.execution_id(self.begun.leaf.path), why)
+        log.warning("the operation stops: %s", why)
         self.lost = True
         self.wake.set()
 
@@ -254,7 +256,7 @@ class _Supervision:
             try:
                 await self.services.store.transact(self.ref.partition, [locks.renewal(self.ref, lease)])
             except (NotFound, StoreError) as error:
-                log.warning("can't renew the lock of run %s: %s", self.ref.run_id, error)
+                log.warning("can't renew the lock: %s", error)
 
     async def _conclude(self, task: asyncio.Task[Any]) -> Outcome:
         raised = asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -285,7 +287,7 @@ class _Supervision:
             return error
         if isinstance(error, asyncio.CancelledError | RunCancelled):
             return StepFailed("stopped_itself", "it was cancelled from within, not by a cancel of its run")
-        log.error("operation %s raised", self.ref.execution_id(self.begun.leaf.path), exc_info=error)
+        log.error("the operation raised", exc_info=error)
         return StepFailed("internal_error", f"{type(error).__name__}: {error}")
 
     async def _ending(self, task: asyncio.Task[Any], error: RunCancelled | StepFailed | None) -> Ending:
@@ -320,7 +322,7 @@ class _Supervision:
         """The time for stopping is over and the body goes on: fence it off, so that nothing of it counts any more."""
         _abandoned.add(task)
         task.add_done_callback(_forget)
-        log.warning("operation %s did not stop in time", self.ref.execution_id(self.begun.leaf.path))
+        log.warning("the operation did not stop in time")
         if self.lost and not self.token.cancelled:
             return AGAIN  # its heartbeat stands still: the next delivery takes over once it has expired
         await patiently(lambda: settle(self.services, self.ref, force=True, observed_at=self.observed_at))

@@ -42,9 +42,18 @@ def test_the_reference_page_lists_the_table() -> None:
         ("TRUESTOP_ITEMS_MAX", "1.5"),
         ("TRUESTOP_FETCH_ALLOW_PRIVATE", "maybe"),
         ("TRUESTOP_STORE", "floppy"),
+        ("TRUESTOP_STORAGE", "shelf"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_name(name: str, value: str) -> None:
     """Guards that a typing error stops the app instead of being guessed at."""
     with pytest.raises(SettingsError, match=name):
         load({name: value})
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    """Guards against mending settings one start at a time."""
+    with pytest.raises(SettingsError) as caught:
+        load({"TRUESTOP_STORE": "cosmos", "TRUESTOP_POLL_SECONDS": "soon", "TRUESTOP_STORAGE": "shelf"})
+    for name in ("TRUESTOP_COSMOS_ENDPOINT", "TRUESTOP_POLL_SECONDS", "TRUESTOP_STORAGE"):
+        assert name in str(caught.value)
