@@ -230,29 +230,28 @@ def _begin_ops(
 async def record(store: DocumentStore, begun: Begun, previews: dict[str, str]) -> Document:
     """Renew the heartbeat and keep partial text (`previews`: path → text). Answers the run. Raises `Superseded`."""
     ref = begun.ref
-    mine = _mine(begun, begun.leaf)
     changes: dict[str, Any] = {"heartbeat_at": new_ulid()}
-    ops: list[Op] = [
-        Check(ref.run_id, when=run_guard(ref, (RunStatus.RUNNING, RunStatus.CANCELLING))),
-    ]
-    for path, text in previews.items():
-        if path == begun.leaf.path:
-            changes["output_preview"] = text
-        else:
-            ops.append(
-                Patch(
-                    ref.execution_id(path),
-                    set={"output_preview": text},
-                    when=(FieldIn("status", (Ex.RUNNING,)),),
-                )
-            )
-    ops.append(Patch(ref.execution_id(begun.leaf.path), set=changes, when=mine))
-    try:
-        run = (await store.transact(ref.partition, ops))[0]
-    except (ConditionFailed, NotFound) as error:
-        raise Superseded from error
-    assert run is not None
-    return run
+    inner = dict(previews)
+    if (own := inner.pop(begun.leaf.path, None)) is not None:
+        changes["output_preview"] = own
+    while True:
+        ops: list[Op] = [
+            Check(ref.run_id, when=run_guard(ref, (RunStatus.RUNNING, RunStatus.CANCELLING))),
+            Patch(ref.execution_id(begun.leaf.path), set=changes, when=_mine(begun, begun.leaf)),
+        ]
+        paths = list(inner)
+        for path in paths:
+            shown = {"output_preview": inner[path]}
+            ops.append(Patch(ref.execution_id(path), set=shown, when=(FieldIn("status", (Ex.RUNNING,)),)))
+        try:
+            run = (await store.transact(ref.partition, ops))[0]
+        except (ConditionFailed, NotFound) as error:
+            if error.op_index is None or error.op_index < 2:
+                raise Superseded from error
+            del inner[paths[error.op_index - 2]]  # it has just ended, which says nothing about this operation
+            continue
+        assert run is not None
+        return run
 
 
 def _mine(begun: Begun, spec: ExecutionSpec) -> tuple[Condition, ...]:

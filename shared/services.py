@@ -5,10 +5,13 @@ Everything takes `Services` as an argument, so tests give their own; only trigge
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shared.blobs import BlobStore, LocalBlobs
 from shared.model_client import ModelClient
+from shared.queue_bodies import LargeBodies
 from shared.queues import QueueSender, SqliteQueue
 from shared.settings import Settings, get_settings
 from shared.sqlite import Database
@@ -16,6 +19,9 @@ from shared.store.port import DocumentStore
 from shared.store.sqlite import SqliteStore
 from shared.watcher import Watcher
 from shared.web import FetchLimits
+
+if TYPE_CHECKING:
+    from shared.store.cosmos_client import CosmosAccount
 
 
 @dataclass(slots=True)
@@ -28,6 +34,8 @@ class Services:
     queue: QueueSender
     model: ModelClient
     watcher: Watcher
+    database: Database | None
+    """The file of what is local, if anything is."""
 
     @property
     def fetch_limits(self) -> FetchLimits:
@@ -40,19 +48,23 @@ class Services:
     async def close(self) -> None:
         """Release everything. Operations must have ended."""
         await self.watcher.close()
-        await self.model.close()
-        await self.store.close()
+        for part in (self.model, self.queue, self.blobs, self.store):
+            await part.close()
+        if self.database is not None:
+            await self.database.close()
 
 
 def make_services(settings: Settings) -> Services:
-    """Services as `settings` ask. Call it in the event loop that will use them."""
-    database = Database.open(settings.data / "truestop.db")
-    store = SqliteStore(database)
+    """Services as `settings` ask. Call it in the event loop that will use them. Raises `SettingsError`."""
+    local = settings.store == "sqlite" or settings.storage == "local"
+    database = Database.open(settings.data / "truestop.db") if local else None
+    store = _store(settings, database)
+    blobs, queue = _storage(settings, database)
     return Services(
         settings=settings,
         store=store,
-        blobs=LocalBlobs(settings.data / "blobs"),
-        queue=SqliteQueue(database),
+        blobs=blobs,
+        queue=LargeBodies(queue, blobs),
         model=ModelClient(
             endpoint=settings.model_endpoint,
             api_key=settings.model_api_key,
@@ -60,7 +72,39 @@ def make_services(settings: Settings) -> Services:
             read_timeout=settings.model_timeout_seconds,
         ),
         watcher=Watcher(store, settings.poll_seconds),
+        database=database,
     )
+
+
+def cosmos_account(settings: Settings) -> CosmosAccount:
+    """Where the documents are when `TRUESTOP_STORE` is `cosmos`."""
+    from shared.store.cosmos_client import CosmosAccount
+
+    assert settings.cosmos_endpoint is not None  # the settings were checked
+    return CosmosAccount(
+        settings.cosmos_endpoint, settings.cosmos_key, settings.cosmos_database, settings.cosmos_container
+    )
+
+
+def _store(settings: Settings, database: Database | None) -> DocumentStore:
+    if settings.store == "sqlite":
+        assert database is not None
+        return SqliteStore(database)
+    from shared.store.cosmos import CosmosStore  # its SDK takes long to import
+
+    return CosmosStore(cosmos_account(settings))
+
+
+def _storage(settings: Settings, database: Database | None) -> tuple[BlobStore, QueueSender]:
+    if settings.storage == "local":
+        assert database is not None
+        return LocalBlobs(settings.data / "blobs"), SqliteQueue(database)
+    from shared.azure_storage import connection_from  # its SDKs take long to import
+    from shared.blobs_azure import AzureBlobs
+    from shared.queues_azure import AzureQueue
+
+    connection = connection_from(os.environ)
+    return AzureBlobs(connection, settings.blob_container), AzureQueue(connection)
 
 
 _services: Services | None = None

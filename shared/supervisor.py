@@ -185,7 +185,8 @@ class _Supervision:
             if self.lost:
                 until = min(until or moment + self.services.settings.fence_seconds / 2, moment + 60)
             elif self.token.cancelled and until is None:
-                until = moment + await self._grace()
+                # At least one knock, also with a grace of 0: most work stops at once, and says so.
+                until = moment + max(await self._grace(), KNOCK_SECONDS[0])
             if until is not None and moment >= until:
                 return False
             if not self.token.shielded:

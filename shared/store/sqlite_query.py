@@ -92,7 +92,7 @@ def compile_query(query: Query) -> Statement:
 def page_token(query: Query, last: Document) -> str:
     """The token for the page after the one that ends with `last`."""
     place = [sortable(value_at(last, query.order_by)), last["scope"], last["workflow_id"], last["id"]]
-    return base64.urlsafe_b64encode(dumps([query.order_by, query.descending, *place]).encode()).decode()
+    return base64.urlsafe_b64encode(dumps([query.type, query.order_by, query.descending, *place]).encode()).decode()
 
 
 class _Field:
@@ -195,10 +195,11 @@ def _after(key: str, tie: list[str], query: Query) -> tuple[str, list[Sortable]]
 def _read_token(query: Query) -> list[Sortable]:
     try:
         token = json.loads(base64.b64decode(query.after or "", altchars=b"-_", validate=True))
-        order_by, descending, key, *place = token
+        kind, order_by, descending, key, *place = token
     except (ValueError, TypeError, RecursionError):
         raise ValueError("not a page token of this store") from None
-    fits = (order_by, descending) == (query.order_by, query.descending) and (key is None or sortable(key) == key)
+    asked = (query.type, query.order_by, query.descending)
+    fits = (kind, order_by, descending) == asked and (key is None or sortable(key) == key)
     if not fits or len(place) != 3 or not all(isinstance(part, str) for part in place):
         raise ValueError("not a page token of this query")
     return [key, *place]

@@ -231,7 +231,7 @@ def test_a_host_killed_again_and_again_leaves_nothing_behind(
     host, random_ = start_host(**settings_with_model_of(base_url)), random.Random(7)
     runs: list[Run] = []
     cancelled: dict[str, float] = {}
-    apis = [Api(client) for _ in range(10)]
+    apis = [Api(client) for _ in range(8)]
     models = {api.user: ModelLog(client, api.user) for api in apis}
     for round_ in range(2):
         with new_client(host.base_url) as own:
@@ -277,12 +277,12 @@ def test_a_host_that_slept_for_longer_than_the_fence_goes_on(
         model = ModelLog(client, api.user)
         for number in range(4):
             api.upload(f"{number}.txt", b"A few words.")
-        say = stream(api.user, 80)
+        say = stream(api.user, 50)
         reading = {**say, "kind": "analyze_documents", "documents": {"prefix": ""}, "retries": {"max": 0}}
         runs = [api.workflow(one, ECHO).start() for one in (reading, {**say, "retries": {"max": 0}})]
         model.streaming(5, tokens=5)
         host.suspend()
-        time.sleep(1.5)  # not waiting for anything: it sleeps for longer than its fence
+        time.sleep(1.1)  # not waiting for anything: it sleeps for longer than its fence
         host.resume()
         for run in runs:
             assert run.wait()["status"] == "completed", run.get()["error"]

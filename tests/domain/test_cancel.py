@@ -203,6 +203,18 @@ async def test_a_blocking_tool_that_ignores_cancel_is_abandoned_when_the_grace_i
         assert (await world.executions(ref), await world.events(ref)) == before
 
 
+async def test_a_grace_of_nothing_still_tells_the_work_to_stop(tmp_path: Path) -> None:
+    """Guards a truthful receipt: a stream that stops at the first word was stopped, not abandoned."""
+    async with open_world(tmp_path, streaming(10_000)) as world:
+        ref = await world.start(await world.workflow(MODEL))
+        driving = asyncio.create_task(world.drive(ref))
+        await eventually(lambda: world.model.open)
+        assert (await world.cancel(ref, grace_seconds=0))["status"] == "cancelling"
+        assert await driving == "cancelled"
+        receipt = await assert_cancelled_whole(world, ref)
+        assert [one["outcome"] for one in receipt["in_flight"]] == ["stopped"]
+
+
 async def test_force_ends_the_run_at_once_and_refuses_late_writes(tmp_path: Path) -> None:
     """Guards force: the epoch rises, so the write of what had not stopped is refused by the store."""
     release = asyncio.Event()

@@ -13,7 +13,11 @@ import pytest_asyncio
 from activities import lifecycle, steps
 from shared.cancellation import run_blocking
 from shared.errors import Unavailable
-from shared.executions import RunRef
+from shared.executions import ExecutionSpec, RunRef
+from shared.names import Kind
+from shared.operations import Begun, Ending, begin, finish, record
+from shared.outputs import Output
+from shared.states import ExecutionStatus as Ex
 from shared.store.port import Op, Patch
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.support.waiting import eventually
@@ -250,6 +254,19 @@ async def test_a_blocking_tool_that_lost_the_store_is_taken_over_after_the_fence
 
 async def _first(call: Any) -> Any:
     return await call
+
+
+async def test_partial_text_of_a_call_that_has_just_ended_does_not_lose_the_operation_around_it(world: World) -> None:
+    """Guards the pulse against its race with the end of an inner operation."""
+    ref = await world.start(await world.workflow({"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}))
+    await lifecycle.begin(world.services, ref)
+    outer = await begin(world.store, ref, [ExecutionSpec("s01", Kind.STEP, "x")])
+    inner = await begin(world.store, ref, [ExecutionSpec("s01.m", Kind.MODEL_CALL, "m")], owned=True)
+    assert isinstance(outer, Begun)
+    assert isinstance(inner, Begun)
+    await finish(world.store, inner, Ending(Ex.COMPLETED, Output("all of it")))
+    await record(world.store, outer, {"s01.m": "part"})
+    assert (await world.executions(ref))["s01.m"]["output_preview"] == "all of it"
 
 
 async def test_settling_survives_a_crash_between_its_transactions(slow: World, tmp_path: Path) -> None:
