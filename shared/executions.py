@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shared.ids import now
 from shared.names import DocumentType, Kind
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Document, Partition
@@ -80,7 +79,6 @@ def new_execution(ref: RunRef, spec: ExecutionSpec, status: Ex, operation: bool)
         "attempt": 0,
         "failures": 0,
         "heartbeat_at": None,
-        "created_at": now(),
         "started_at": None,
         "ended_at": None,
         "input_preview": spec.input_preview,

@@ -21,11 +21,10 @@ _last = 0
 def new_ulid() -> str:
     """A ULID in lower case: 26 characters that sort by time, strictly rising in this process."""
     global _last  # noqa: PLW0603 - the last one made is what makes the next one larger
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    moment = time.time_ns() // 1_000_000
     with _lock:
-        if value <= _last:
-            value = _last + 1
-        _last = value
+        _last = _last + 1 if moment <= _last >> 80 else moment << 80 | secrets.randbits(80)
+        value = _last
     return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
 
 

@@ -14,6 +14,8 @@ import orjson
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
+_HOLDS_NO_NAN = frozenset({str, int, bool, type(None)})
+
 loads = orjson.loads
 
 
@@ -30,14 +32,10 @@ def refuse_nan(value: object) -> None:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{value!r} is not JSON")
-    elif isinstance(value, dict):
-        for inner in value.values():
-            if not isinstance(inner, str):
-                refuse_nan(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            if not isinstance(inner, str):
-                refuse_nan(inner)
+        return
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        if type(inner) not in _HOLDS_NO_NAN:
+            refuse_nan(inner)
 
 
 def copied(value: Any) -> Any:

@@ -163,7 +163,7 @@ class SqliteQueue:
         await self._prepare()
         sql = "SELECT body FROM queue_messages WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?"
         values = (queue, time.time(), limit)
-        rows = self._database.read_now(lambda connection: connection.execute(sql, values).fetchall())
+        rows = self._database.fetch(sql, values)
         return bodies(row[0] for row in rows)
 
     async def close(self) -> None:

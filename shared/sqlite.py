@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -82,16 +82,20 @@ class Database:
         return result
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `fn`, which may take long, in a thread, on one snapshot of what is committed.
-
-        Fetch few rows (aggregate in SQL): each row costs a hand-over of the GIL.
-        """
+        """Run `fn`, which may take long, in a thread, on one snapshot. Fetch few rows: each is a hand-over of the GIL."""
         core = self._live()
         return await core.loop.run_in_executor(core.readers, core.read_off_loop, fn)
 
     def read_now(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run `fn` here and now, on one snapshot of what is committed. For reads of microseconds."""
         return _snapshot(self._live().near_reader, fn)
+
+    def fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """All rows of one statement, here and now: a statement is a snapshot by itself. For reads of microseconds."""
+        try:
+            return self._live().near_reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise _translated(error) from error
 
     async def create(self, script: str) -> None:
         """Run DDL (`CREATE … IF NOT EXISTS`, separated by `;`) in one transaction. Any process may, at any time."""

@@ -44,6 +44,10 @@ CREATE INDEX IF NOT EXISTS store_by_id ON store_documents (type, scope, workflow
 CREATE INDEX IF NOT EXISTS store_by_age ON store_documents (type, scope, workflow_id, created_at, id);
 CREATE INDEX IF NOT EXISTS store_by_status ON store_documents (type, status) WHERE status IS NOT NULL;
 """
+_FIND = (
+    "SELECT key, seq, body, type, status, created_at FROM store_documents"
+    " WHERE scope = ? AND workflow_id = ? AND id = ?"
+)
 _START = "s0"
 _TOKEN = re.compile(r"s([0-9]{1,18})")
 
@@ -59,9 +63,10 @@ class SqliteStore:
         check_partition(partition)
         check_id(document_id)
         await self._prepare()
-        row = self._database.read_now(lambda connection: _find(connection, partition, document_id))
-        if row is None:
+        rows = self._database.fetch(_FIND, (*partition, document_id))
+        if not rows:
             raise NotFound(document_id)
+        row = _Row(*rows[0])
         return _loaded(row.body, row.seq)
 
     async def query(self, query: Query) -> Page:
@@ -97,9 +102,7 @@ class SqliteStore:
             "SELECT body, seq FROM store_documents WHERE scope = ? AND workflow_id = ? AND seq > ? ORDER BY seq LIMIT ?"
         )
         values = (*partition, int(match[1]), limit)
-        rows: list[tuple[str, int]] = self._database.read_now(
-            lambda connection: connection.execute(sql, values).fetchall()
-        )
+        rows: list[tuple[str, int]] = self._database.fetch(sql, values)
         return Changes([_loaded(*row) for row in rows], f"s{rows[-1][1]}" if rows else match[0])
 
     async def transact(self, partition: Partition, ops: Sequence[Op]) -> list[Document | None]:
@@ -197,11 +200,7 @@ def _rewrite(connection: sqlite3.Connection, row: _Row, seq: int, text: str, doc
 
 
 def _find(connection: sqlite3.Connection, partition: Partition, document_id: str) -> _Row | None:
-    row = connection.execute(
-        "SELECT key, seq, body, type, status, created_at FROM store_documents"
-        " WHERE scope = ? AND workflow_id = ? AND id = ?",
-        (*partition, document_id),
-    ).fetchone()
+    row = connection.execute(_FIND, (*partition, document_id)).fetchone()
     return None if row is None else _Row(*row)
 
 
