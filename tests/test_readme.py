@@ -32,7 +32,11 @@ async def test_the_readmes_sessions_give_what_they_show(tmp_path: Path) -> None:
         typed = commands(first) + commands(second)
         script = "\n".join(typed).replace("http://127.0.0.1:7071", host.base_url)
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=SHELL_SECONDS, check=False
+            ["bash", "-euo", "pipefail", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=SHELL_SECONDS,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         said = done.stdout

@@ -106,8 +106,11 @@ def _check_patch(patch: Patch) -> str:
     if changes > MAX_CHANGES:
         raise TooLarge(f"changes in the patch of {patch.id!r}", changes, MAX_CHANGES)
     for field in (*patch.set, *patch.increment, *patch.append):
-        first = field_parts(field)[0]
-        if first.startswith("_") or field in _FIXED_FIELDS:
+        parts = field_parts(field)
+        # Cosmos reads a patch's path as JSON Pointer: such a part would be an array's index, or an escape.
+        if any(part.isdigit() or part == "-" or "/" in part or "~" in part for part in parts):
+            raise ValueError(f"field {field!r} of document {patch.id!r} can't be patched")
+        if parts[0].startswith("_") or field in _FIXED_FIELDS:
             raise ValueError(f"field {field!r} of document {patch.id!r} can't be patched")
     content = [dict(patch.set), dict(patch.increment), dict(patch.append)]
     refuse_nan(content)

@@ -1,0 +1,76 @@
+"""The domain on Cosmos DB: the promise is made of this store's transactions, so it is tried once with the whole of it."""
+
+# ruff: noqa: F811 - fixtures are imported, and their names are parameters
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from shared.executions import RunRef
+from tests.cosmos_double import faults
+from tests.cosmos_double.fixtures import cosmos_server, double  # noqa: F401
+from tests.cosmos_double.server import Double
+from tests.domain.test_cancel import assert_cancelled_whole
+from tests.support.waiting import eventually
+from tests.support.world import Script, World, at_once, open_world, streaming
+
+ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
+MODEL = {"kind": "model", "prompt": "Go"}
+
+
+def world_on(double: Double, directory: Path, script: Script = at_once) -> AbstractAsyncContextManager[World]:
+    # Seconds of fence, not parts of one: each write here is a request and an answer.
+    settings = {"store": "cosmos", "cosmos_endpoint": double.endpoint, "cosmos_key": double.key, "fence_seconds": "4"}
+    return open_world(directory, script, **settings)
+
+
+async def test_a_run_completes(double: Double, tmp_path: Path) -> None:
+    async with world_on(double, tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO, MODEL, ECHO))
+        assert await world.drive(ref) == "completed"
+        run = await world.run(ref)
+        assert (run["counts"]["completed"], run["in_flight"]) == (run["counts"]["total"], 0)
+        assert await world.idle(ref)
+
+
+async def test_a_stream_is_cancelled(double: Double, tmp_path: Path) -> None:
+    async with world_on(double, tmp_path, streaming(10_000)) as world:
+        ref = await world.start(await world.workflow(MODEL, ECHO))
+        driving = asyncio.create_task(world.drive(ref))
+        await eventually(lambda: world.model.open)
+        assert (await world.cancel(ref))["status"] == "cancelling"
+        assert await asyncio.wait_for(driving, 20) == "cancelled"
+        assert world.model.open == 0
+        await assert_cancelled_whole(world, ref)
+
+
+async def test_a_stream_is_cancelled_while_requests_go_wrong(double: Double, tmp_path: Path) -> None:
+    """Lost answers, throttling and lagging reads, in a run's whole life: it still ends once, and agrees with itself."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    kinds = [
+        faults.cut(True),
+        faults.status(503, True),
+        faults.status(449),
+        faults.throttled(0.01),
+        faults.half_an_answer(),
+    ]
+
+    async def cancelled(world: World) -> RunRef:
+        ref = await world.start(await world.workflow(MODEL, ECHO))
+        driving = asyncio.create_task(world.drive(ref))
+        await eventually(lambda: world.model.open)
+        await world.cancel(ref)
+        assert await asyncio.wait_for(driving, 20) == "cancelled"
+        return ref
+
+    async with world_on(double, tmp_path, streaming(10_000)) as world:
+        for _ in range(3):
+            double.trouble.plan("batch", *(dice.choice(kinds) if dice.random() < 0.4 else None for _ in range(40)))
+            ref = await cancelled(world)
+            double.trouble.clear()
+            await assert_cancelled_whole(world, ref)
