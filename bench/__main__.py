@@ -1,4 +1,4 @@
-"""`python -m bench [start] [throughput] [cancel] [races]`: all of them without a name. Prints one table.
+"""`python -m bench [start] [throughput] [cancel] [races] [cost]`: all of them without a name. Prints one table.
 
 These machines are noisy: compare figures of one call with one another, not with another day's.
 """
@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+from bench.cost import cost
 from bench.host import Client, Json, running_host
 
 ECHO: Json = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
@@ -149,7 +150,10 @@ BENCHES: dict[str, Callable[[Client], Awaitable[list[Row]]]] = {
 async def main(names: list[str]) -> None:
     """Run the named benchmarks, each on a host of its own."""
     rows: list[Row] = [("", "median", "p95", "target")]
-    for name in names or list(BENCHES):
+    for name in names or [*BENCHES, "cost"]:
+        if name == "cost":
+            rows.extend(await cost())
+            continue
         async with running_host() as client:
             rows.extend(await BENCHES[name](client))
     widths = [max(len(one[i]) for one in rows) for i in range(4)]

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class World:
             if step["fans_out"]:
                 outcome = await self._fan_out(ref, step["path"])
             else:
-                outcome = await until_done(lambda path=step["path"]: steps.run(self.services, ref, path))
+                outcome = await until_done(partial(steps.run, self.services, ref, step["path"]))
             if outcome["status"] == "cancelled":
                 return outcome
             if outcome["status"] == "failed" and step["on_error"] == "stop":
@@ -143,7 +144,7 @@ class World:
 
         async def lane(first: int) -> None:
             for index in range(first, opened["items"], opened["lanes"]):
-                done = await until_done(lambda i=index: items.run_item(self.services, ref, item_path(path, i)))
+                done = await until_done(partial(items.run_item, self.services, ref, item_path(path, index)))
                 if done["status"] in ("cancelled", "skipped"):
                     return
 
