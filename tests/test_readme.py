@@ -32,7 +32,7 @@ async def test_the_readmes_sessions_give_what_they_show(tmp_path: Path) -> None:
         typed = commands(first) + commands(second)
         script = "\n".join(typed).replace("http://127.0.0.1:7071", host.base_url)
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
+            ["bash", "-eu", "-c", script],
             capture_output=True,
             text=True,
             timeout=SHELL_SECONDS,
@@ -46,7 +46,7 @@ async def test_the_readmes_sessions_give_what_they_show(tmp_path: Path) -> None:
         assert '"kind": "model_call"' in said
         assert re.search(r'"status": "cancelled".*"outcome": "stopped"', said, re.S)
         assert '"how":"closed"' in said
-        assert re.search(r'\{"id":"\w{26}"', said)
+        assert re.search(r'^"id":"\w{26}"$', said, re.M)
         await eventually(lambda: "ERROR" not in host.log())
     finally:
         host.stop()
