@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 7071
 DATA ?= .data
 DEMO ?= 1
+WORKERS ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,7 +19,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch $(STAMP)
 
 run: $(STAMP)
-	@exec $(BIN)/python -m devhost --port $(PORT) --data $(DATA) $(if $(filter 0,$(DEMO)),,--demo)
+	@exec $(BIN)/python -m devhost --port $(PORT) --data $(DATA) --workers $(WORKERS) $(if $(filter 0,$(DEMO)),,--demo)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

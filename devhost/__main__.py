@@ -16,12 +16,14 @@ from devhost.host import Host, PortInUse, base_url, bind, stop_on_signals
 from devhost.http import Unserved
 from devhost.local_settings import SettingsFileError, host_settings, local_values, prepare_environment
 from devhost.routing import RouteError
+from devhost.workers import Workers, follow_host
 from shared.errors import Unavailable
 
 log = logging.getLogger("devhost")
 
 REFUSED = (IndexingError, PortInUse, RouteError, SettingsFileError, Unavailable, Unserved)
 """What keeps a host from starting: one line says what to change."""
+MOST_WORKERS = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,12 +33,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path(".data"), help="where everything is kept (default: .data)")
     parser.add_argument("--app", type=Path, default=Path(), help="directory of function_app.py (default: this one)")
     parser.add_argument("--demo", action="store_true", help="add sample documents and a workflow to try")
+    parser.add_argument(
+        "--workers", type=_count, default=0, metavar="N", help="processes that share the work (default: 0)"
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # what the host starts
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    if options.workers and sys.platform == "win32":
+        parser.error("--workers needs a system with POSIX signals")
+    who = f"worker {os.getpid()} " if options.worker else ""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)-7s {who}%(name)s: %(message)s")
     for chatty in ("uvicorn.error", "asyncio", "httpx", "httpx2", "azure", "openai"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        _run(options.app, options.data.resolve(), options.port, options.demo)
+        if options.worker:
+            _work(options.app, options.data)
+        else:
+            _run(options.app, options.data.resolve(), options.port, options.demo, options.workers)
     except REFUSED as error:
         if error.__cause__ is not None and isinstance(error, IndexingError):
             log.error("the app could not be imported", exc_info=error.__cause__)
@@ -51,16 +63,31 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _run(app: Path, data: Path, port: int, demo: bool) -> None:
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MOST_WORKERS}")
+    return int(text)
+
+
+def _work(app: Path, data: Path) -> None:
+    """Be a worker of the host that started this process, and whose environment, made ready, is ours."""
+    host = Host(load_app(app), host_settings(app), data)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        follow_host(stop_on_signals(host))
+        runner.run(host.work())
+
+
+def _run(app: Path, data: Path, port: int, demo: bool, workers: int) -> None:
     listener = bind(port)
     try:
         url = base_url(listener)
         settings = host_settings(app)
         prepare_environment(os.environ, local_values(app), data=data, base_url=url)
         host = Host(load_app(app), settings, data)
+        command = [sys.executable, "-m", "devhost", "--worker", "--app", str(app), "--data", str(data)]
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             stop_on_signals(host)
-            runner.run(_serve(host, listener, url, demo))
+            runner.run(_serve(host, listener, url, demo, Workers(workers, command)))
     finally:
         listener.close()
 
@@ -73,17 +100,20 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _serve(host: Host, listener: socket.socket, url: str, demo: bool) -> None:
-    tasks: list[asyncio.Task[None]] = []
+async def _serve(host: Host, listener: socket.socket, url: str, demo: bool, workers: Workers) -> None:
+    helping: list[asyncio.Task[None]] = []
+    seeding: list[asyncio.Task[None]] = []
 
     def listening() -> None:
         print(f"Truestop is running at {url} (Ctrl+C stops it)", flush=True)
+        helping.append(asyncio.create_task(workers.run(host.stopping)))
         if demo:
-            tasks.append(asyncio.create_task(_seed(url)))
+            seeding.append(asyncio.create_task(_seed(url)))
 
     await host.serve(listener, listening)
-    for task in tasks:
+    for task in seeding:
         task.cancel()
+    await asyncio.gather(*helping, *seeding, return_exceptions=True)
 
 
 async def _seed(url: str) -> None:

@@ -1,7 +1,8 @@
 """The host: one process and one event loop that serve an app's functions, its orchestrations and the scripted model.
 
-Nothing is kept in memory only, so stopping is easy: it is graceful for a moment, and then the process ends whatever is
-still going on; what was in flight resumes when the next host starts.
+Further processes may share its data and its work (`workers.py`). Nothing is kept in memory only, so stopping is easy: it
+is graceful for a moment, and then the process ends whatever is still going on; what was in flight resumes in another
+process, or when the next host starts.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import uvicorn
 from azure.durable_functions.models.utils import http_utils
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from devhost.auth import Authentication
-from devhost.durable import DurableEngine
+from devhost.durable import DurableEngine, api
 from devhost.functions import HostedFunction
 from devhost.http import HttpFunctions, Unserved
 from devhost.local_settings import HostSettings
@@ -37,6 +40,7 @@ log = logging.getLogger("devhost")
 
 ADDRESS = "127.0.0.1"
 DATABASE = "truestop.db"
+PROCESSES = "processes"
 BACKLOG = 2048
 REQUESTS_SECONDS = 1
 """How long a stopping host waits for requests that are being answered (a live view would keep it 20 s)."""
@@ -44,6 +48,7 @@ ENGINE_SECONDS = 2.0
 EXIT_SECONDS = 4.5
 """After this long a stopping process just ends; a blocking function or a wedged loop must not keep it."""
 
+_GUARDED = tuple(f"/{prefix.split('/')[1]}/" for prefix in (api.WEBHOOKS, api.RPC))
 _SERVED = frozenset({"httpTrigger", "orchestrationTrigger", "activityTrigger"})
 
 
@@ -87,16 +92,31 @@ class Application:
         own = [*engine.routes(), *authentication.routes()]
         self._own = Router(own, redirect_slashes=False)
         self._own_prefixes = tuple({f"/{route.path.split('/')[1]}/" for route in own})
+        self._origins = own_origins(base_url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI; only `http` scopes come here."""
         path = scope["path"]
         if path.startswith(MODEL_PREFIX):
             await self._model(scope, receive, send)
+        elif path.startswith(_GUARDED) and not self._own_origin(scope):
+            await Response("The management API is not for pages of other origins.", 403)(scope, receive, send)
         elif path.startswith(self._own_prefixes):
             await self._own(scope, receive, send)
         else:
             await self._functions(scope, receive, send)
+
+    def _own_origin(self, scope: Scope) -> bool:
+        """Whether no web page, or one of this host, sent the request. Not by its Host header: a page can choose it."""
+        given = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"origin"]
+        return all(origin in self._origins for origin in given)
+
+
+def own_origins(base_url: str) -> frozenset[str]:
+    """The origins of pages that a host at `base_url` serves."""
+    url = urlsplit(base_url)
+    port = f":{url.port}" if url.port else ""
+    return frozenset({f"{url.scheme}://{name}{port}" for name in (url.hostname, "localhost")})
 
 
 class _Server(uvicorn.Server):
@@ -152,30 +172,49 @@ def base_url(listener: socket.socket) -> str:
 
 
 class Host:
-    """Serves an app until told to stop."""
+    """Serves an app, or only works for one, until told to stop. Use one for one of both, once."""
 
     def __init__(self, functions: Sequence[HostedFunction], settings: HostSettings, data: Path) -> None:
         self._functions, self._settings, self._data = functions, settings, data
         self._server: _Server | None = None
-        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told_to_stop = False
+        self.stopping = asyncio.Event()
 
     def stop(self) -> None:
         """Begin to stop. Safe from any thread and from a signal handler."""
-        self._stopping = True
+        self._told_to_stop = True
         if self._server is not None:
             self._server.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.stopping.set)
 
     async def serve(self, listener: socket.socket, listening: Callable[[], None]) -> None:
         """Serve on `listener`; `listening` is called once requests are answered. Raises as `Application` does."""
-        database = Database.open(self._data / DATABASE)
-        try:
-            engine = DurableEngine(database, self._functions, self._settings.hub)
+        async with self._engine() as engine:
             application = Application(self._functions, self._settings, engine, base_url(listener))
             # Work that resumes may call this host (its model, say): such a call waits until uvicorn accepts it.
             _listen(listener)
             await engine.start()
+            await self._serve(application, listener, listening)
+
+    async def work(self) -> None:
+        """Run orchestrations and activities only; another process serves the rest."""
+        async with self._engine() as engine:
+            await engine.start()
+            await self.stopping.wait()
+
+    @contextlib.asynccontextmanager
+    async def _engine(self) -> AsyncIterator[DurableEngine]:
+        """The engine, not started. Afterwards everything is closed, or left to end with the process."""
+        self._loop = asyncio.get_running_loop()
+        if self._told_to_stop:
+            self.stopping.set()
+        database = Database.open(self._data / DATABASE)
+        try:
+            engine = DurableEngine(database, self._functions, self._settings.hub, self._data / PROCESSES)
             try:
-                await self._serve(application, listener, listening)
+                yield engine
             finally:
                 await _within(ENGINE_SECONDS, engine.stop)
                 await _within(
@@ -183,6 +222,7 @@ class Host:
                 )  # the SDK's client keeps one and never closes it
         finally:
             await _within(ENGINE_SECONDS, database.close)
+            self._loop = None
 
     async def _serve(self, application: Application, listener: socket.socket, listening: Callable[[], None]) -> None:
         config = uvicorn.Config(
@@ -199,7 +239,7 @@ class Host:
         )
         logging.getLogger("uvicorn.error").addFilter(_EXPECTED)
         self._server = _Server(config, listening)
-        self._server.should_exit = self._stopping
+        self._server.should_exit = self._told_to_stop
         await self._server.serve([listener])
 
 
@@ -227,11 +267,11 @@ class _Expected(logging.Filter):
 _EXPECTED = _Expected()
 
 
-def stop_on_signals(host: Host) -> None:
-    """Let SIGINT and SIGTERM stop `host`, and end the process for certain soon after."""
+def stop_on_signals(host: Host) -> Callable[[], None]:
+    """Let SIGINT and SIGTERM stop `host`, and end the process for certain soon after. Answers what does the same."""
     stopping = threading.Event()
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
+    def stop() -> None:
         if stopping.is_set():
             return
         stopping.set()
@@ -240,5 +280,9 @@ def stop_on_signals(host: Host) -> None:
         timer.start()
         host.stop()
 
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
+    return stop

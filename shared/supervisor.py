@@ -77,8 +77,7 @@ async def supervise(
     """
     path = group[-1].path
     with about(ref.run_id, ref.execution_id(path)), services.watcher.watch(ref, path) as token:
-        sent = time.monotonic()
-        begun = await _begin(services, ref, group, unless_halted)
+        begun, sent = await _begin(services, ref, group, unless_halted)
         if isinstance(begun, Recorded):
             return outcome_of(begun.execution)
         if isinstance(begun, Halted):
@@ -91,12 +90,16 @@ async def supervise(
 
 async def _begin(
     services: Services, ref: RunRef, group: Sequence[ExecutionSpec], unless_halted: str | None
-) -> Begun | Recorded | Refused | Halted:
-    """Begin, after waiting for an attempt that may be at work. Reaps a lost one of a cancelling run."""
+) -> tuple[Begun | Recorded | Refused | Halted, float]:
+    """Begin, after waiting for an attempt that may be at work. Reaps a lost one of a cancelling run.
+
+    Answers also when the begin that counts was sent: the heartbeat's first renewal is due from then, not from the wait.
+    """
     seen: str | None = None
     since, expired = time.monotonic(), None
     busy: Busy | None = None
     while True:
+        sent = time.monotonic()
         begun = await patiently(
             lambda expired=expired: begin(  # type: ignore[misc]
                 services.store, ref, group, expired_heartbeat=expired, unless_halted=unless_halted
@@ -107,7 +110,7 @@ async def _begin(
                 await reap(services.store, ref, busy.execution)
             await settle(services, ref)
         if not isinstance(begun, Busy):
-            return begun
+            return begun, sent
         busy = begun
         if busy.heartbeat != seen:
             seen, since = busy.heartbeat, time.monotonic()

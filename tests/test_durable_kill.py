@@ -3,78 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from devhost.durable import hub
 from devhost.durable.events import EventType
-from shared.sqlite import Database
-from tests.durable_host import IGNORED_WARNINGS
+from tests.durable_host import IGNORED_WARNINGS, PATIENCE, histories, host, kinds
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in IGNORED_WARNINGS]
-
-ROOT = Path(__file__).parent.parent
-PATIENCE = 20.0
-
-
-class Host:
-    """A host in its own process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def line(self) -> str:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            return (await self.process.stdout.readline()).decode().strip()
-
-    async def ask(self, *command: Any) -> Any:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command).encode() + b"\n")
-        return json.loads(await self.line())
-
-    async def kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-
-
-@asynccontextmanager
-async def host(file: Path) -> AsyncIterator[Host]:
-    pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", "tests.durable_host", str(file)]
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
-    )
-    running = Host(process)
-    try:
-        assert await running.line() == "ready"
-        yield running
-    finally:
-        await running.kill()
-        process._transport.close()  # type: ignore[attr-defined]
-
-
-async def histories(file: Path, *instance_ids: str) -> dict[str, list[dict[str, Any]]]:
-    database = Database.open(file)
-    try:
-        return {
-            i: database.read_now(lambda connection, i=i: hub.load(connection, i)).history  # type: ignore[misc]
-            for i in instance_ids
-        }
-    finally:
-        await database.close()
-
-
-def kinds(history: list[dict[str, Any]]) -> Counter[int]:
-    return Counter(event["EventType"] for event in history)
 
 
 async def test_a_killed_host_goes_on_mid_activity_mid_timer_and_mid_child(tmp_path: Path) -> None:

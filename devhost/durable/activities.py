@@ -1,6 +1,7 @@
 """Runs activities: each one a task on the loop, at most `limit` at once, delivered at least once.
 
-An activity's row stays in the hub until its outcome is recorded, so a killed process's activities run again.
+An activity's row stays in the hub until its outcome is recorded, so a killed process's activities run again. What no
+process had room for belongs to nobody in the hub; here it is claimed as soon as there is room.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 from azure.functions import meta
 from azure.functions.durable_functions import ActivityTriggerConverter
 
-from devhost.durable import events, hub
+from devhost.durable import events, work
 from devhost.durable.episode import unknown_function
 from devhost.durable.events import Event, compact
-from devhost.durable.hub import ActivityTask
+from devhost.durable.hub import ActivityTask, News
+from devhost.durable.processes import Processes
 from devhost.functions import HostedFunction
 from shared.errors import Unavailable
 from shared.sqlite import Database
@@ -30,37 +32,62 @@ RECORD_AGAIN_SECONDS = 0.5
 
 
 class ActivityRunner:
-    """Runs what `submit` gives, and calls `wake` with the instances that have news from it."""
+    """Runs what `submit` and `offer` give, for `processes.id`, and calls `tell` with the news that come of it."""
 
     def __init__(
         self,
         database: Database,
         functions: Mapping[str, HostedFunction],
-        owner: str,
+        processes: Processes,
         *,
         limit: int,
-        wake: Callable[[Iterable[str]], None],
+        tell: Callable[[Iterable[News]], None],
         clock: Callable[[], float],
     ) -> None:
-        self._database, self._functions, self._owner = database, functions, owner
-        self._limit, self._wake, self._clock = limit, wake, clock
+        self._database, self._functions, self._processes = database, functions, processes
+        self._tell, self._clock = tell, clock
+        self.limit = limit
+        self.known: dict[tuple[str, int], ActivityTask] = {}
+        """What is queued or running here, by execution id and task id."""
         self._queue: deque[ActivityTask] = deque()
-        self._known: set[ActivityTask] = set()
         self._running: set[asyncio.Task[None]] = set()
+        self._free = False
+        self._claiming: asyncio.Task[None] | None = None
         self._stopping = False
 
     def submit(self, tasks: Iterable[ActivityTask]) -> None:
-        """Run `tasks`, except those that are here already."""
+        """Run `tasks`, which are ours, except those that are here already."""
         for task in tasks:
-            if task not in self._known:
-                self._known.add(task)
+            key = (task.execution_id, task.task_id)
+            if key not in self.known:
+                self.known[key] = task
                 self._queue.append(task)
         self._fill()
+
+    def offer(self, free: int) -> None:
+        """So many activities belong to nobody: claim our share of them, as far as there is room."""
+        self._free = free > 0
+        share = min(self.limit - len(self.known), -(-free // self._processes.count))
+        if share > 0 and self._claiming is None and not self._stopping:
+            self._claiming = asyncio.create_task(self._claim(share, free - share), name="claim activities")
+
+    async def _claim(self, share: int, left: int) -> None:
+        try:
+            claimed = await self._database.write(partial(work.claim, owner=self._processes.id, count=share))
+        except Unavailable:
+            logger.warning("no activities can be claimed yet", exc_info=True)
+            return  # the next look at the hub offers them again
+        finally:
+            self._claiming = None
+        self.submit(claimed)
+        self.offer(left if len(claimed) == share else 0)
 
     async def stop(self, seconds: float) -> None:
         """Cancel what runs and wait for it, at most `seconds`. What isn't recorded runs again at the next start."""
         self._stopping = True
         self._queue.clear()
+        if self._claiming is not None:
+            self._claiming.cancel()
         for running in self._running:
             running.cancel()
         if self._running:
@@ -69,7 +96,7 @@ class ActivityRunner:
                 logger.warning("%s did not stop within %g s and is abandoned", running.get_name(), seconds)
 
     def _fill(self) -> None:
-        while self._queue and len(self._running) < self._limit and not self._stopping:
+        while self._queue and len(self._running) < self.limit and not self._stopping:
             task = self._queue.popleft()
             running = asyncio.create_task(self._run(task), name=f"activity {task.name} of {task.instance_id}")
             self._running.add(running)
@@ -77,7 +104,7 @@ class ActivityRunner:
 
     def _ended(self, task: ActivityTask, running: asyncio.Task[None]) -> None:
         self._running.discard(running)
-        self._known.discard(task)
+        self.known.pop((task.execution_id, task.task_id), None)
         if not running.cancelled() and running.exception() is not None:
             logger.error("activity %s could not be recorded", task.name, exc_info=running.exception())
         self._fill()
@@ -86,13 +113,22 @@ class ActivityRunner:
         event = await self._outcome(task)
         while True:
             try:
-                self._wake(await self._database.write(lambda c: hub.finish_task(c, self._owner, task, event)))
+                await self._record(task, event)
                 return
             except Unavailable:
-                # It may have landed all the same: then the next try finds no row, so the instance is woken here.
+                # It may have landed all the same: then the next try finds no row, and a look at the hub finds the news.
                 logger.warning("the end of activity %s can't be recorded yet", task.name, exc_info=True)
                 await asyncio.sleep(RECORD_AGAIN_SECONDS)
-                self._wake([task.instance_id])
+
+    async def _record(self, task: ActivityTask, event: Event) -> None:
+        claim_next = self._free and not self._stopping
+        news, claimed = await self._database.write(
+            lambda connection: work.finish_task(connection, self._processes.id, task, event, claim_next)
+        )
+        self._tell(news)
+        self.submit(claimed)
+        if claim_next and not claimed:
+            self._free = False
 
     async def _outcome(self, task: ActivityTask) -> Event:
         """Call the function; its result or failure as an event. Raises only `CancelledError`, when we are stopping."""

@@ -2,15 +2,15 @@
 
 Every function here runs inside one transaction (or one snapshot) of `shared.sqlite.Database`. Nothing in memory is
 needed to go on after a kill: an instance is its row, its history and its inbox; an activity that was not recorded as
-ended is still in `durable_tasks`. `owner` is the host process that works on a row: what a process writes lands only
-while it is the owner, so one that was declared dead can't write over its successor.
+ended is still in `durable_tasks`. `owner` is the host process that works on a row (`work.py` says who that is): what a
+process writes lands only while it is the owner, so one that was declared dead can't write over its successor.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -43,6 +43,11 @@ CREATE TABLE IF NOT EXISTS durable_timers (
 """
 
 ENDED = frozenset({"Completed", "Failed", "Terminated"})
+
+News = tuple[str, str]
+"""An instance that has something in its inbox, and its owner, who is to be woken."""
+WhoRuns = Callable[[sqlite3.Connection, int], Sequence[str]]
+"""Answers the owners of so many new activities."""
 
 
 class UnknownInstance(Exception):
@@ -90,6 +95,7 @@ class Instance:
     custom_status_json: str | None
     created_at: float
     updated_at: float
+    owner: str = ""
     parent: Parent | None = None
 
     @property
@@ -143,6 +149,14 @@ class Timer:
 
 
 @dataclass(frozen=True, slots=True)
+class Landed:
+    """What a recorded episode leads to: who has news, and who runs its new activities (by task id; '': nobody yet)."""
+
+    news: list[News]
+    runners: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """Everything that one call of an orchestrator changes."""
 
@@ -160,15 +174,15 @@ class Episode:
 
 
 _COLUMNS = (
-    "id, execution_id, name, status, input, output, custom_status, created_at, updated_at, "
+    "id, execution_id, name, status, input, output, custom_status, created_at, updated_at, owner, "
     "parent_id, parent_execution_id, parent_task_id"
 )
 
 
 def _instance(row: Sequence[Any]) -> Instance:
-    found = Instance(*row[:9])
-    if row[9] is not None:
-        found.parent = Parent(*row[9:])
+    found = Instance(*row[:10])
+    if row[10] is not None:
+        found.parent = Parent(*row[10:])
     return found
 
 
@@ -238,16 +252,17 @@ def start(
     _put(connection, instance_id, execution_id, event)
 
 
-def post(connection: sqlite3.Connection, instance_id: str, event: Event, execution_id: str | None = None) -> None:
+def post(connection: sqlite3.Connection, instance_id: str, event: Event, execution_id: str | None = None) -> News:
     """Put `event` into an inbox, if it is (still) that execution's. Raises `UnknownInstance`, `InstanceEnded`."""
     row = connection.execute(
-        "SELECT execution_id, status FROM durable_instances WHERE id = ?", (instance_id,)
+        "SELECT execution_id, status, owner FROM durable_instances WHERE id = ?", (instance_id,)
     ).fetchone()
     if row is None:
         raise UnknownInstance(instance_id)
     if row[1] in ENDED or execution_id not in (None, row[0]):
         raise InstanceEnded(instance_id)
     _put(connection, instance_id, row[0], event)
+    return instance_id, row[2]
 
 
 def purge(connection: sqlite3.Connection, instance_id: str) -> None:
@@ -259,68 +274,58 @@ def purge(connection: sqlite3.Connection, instance_id: str) -> None:
     connection.execute("DELETE FROM durable_tasks WHERE execution_id = ?", (row.execution_id,))
 
 
-def commit_episode(connection: sqlite3.Connection, owner: str, episode: Episode) -> list[str]:
-    """Record what an orchestrator's call changes; answers the instances that have news. Raises `LostInstance`."""
+def commit_episode(connection: sqlite3.Connection, owner: str, episode: Episode, who_runs: WhoRuns) -> Landed:
+    """Record what an orchestrator's call changes; its instance is `owner`'s then. Raises `LostInstance`.
+
+    It lands only if nobody has taken or carried on the instance since it was loaded, and `owner` wasn't declared dead.
+    """
     row, at = episode.instance, episode.at
     landed = connection.execute(
-        "UPDATE durable_instances SET status = ?, output = ?, custom_status = ?, updated_at = ? "
-        "WHERE id = ? AND execution_id = ? AND owner = ?",
-        (episode.status, episode.output_json, episode.custom_status_json, at, row.id, row.execution_id, owner),
+        "UPDATE durable_instances SET status = ?, output = ?, custom_status = ?, updated_at = ?, owner = ? "
+        "WHERE id = ? AND execution_id = ? AND owner = ? AND ? IN (SELECT id FROM durable_processes)",
+        (
+            *(episode.status, episode.output_json, episode.custom_status_json, at, owner),
+            *(row.id, row.execution_id, row.owner, owner),
+        ),
     ).rowcount
     if landed != 1:
         raise LostInstance(row.id)
     connection.executemany("DELETE FROM durable_inbox WHERE id = ?", [(number,) for number in episode.consumed])
-    connection.execute(
-        "INSERT INTO durable_history (instance_id, episode, events) VALUES (?, ?, ?)",
-        (row.id, episode.number, episode.events_text),
-    )
-    _schedule(connection, owner, episode)
-    woken = _start_children(connection, owner, episode)
+    try:
+        connection.execute(
+            "INSERT INTO durable_history (instance_id, episode, events) VALUES (?, ?, ?)",
+            (row.id, episode.number, episode.events_text),
+        )
+    except sqlite3.IntegrityError as error:  # our view of the history is older than the hub's
+        raise LostInstance(row.id) from error
+    runners = _schedule(connection, episode, who_runs)
+    news = _start_children(connection, owner, episode)
     if episode.status in ENDED:
         connection.execute("DELETE FROM durable_inbox WHERE instance_id = ?", (row.id,))
         connection.execute("DELETE FROM durable_timers WHERE execution_id = ?", (row.execution_id,))
     if episode.for_parent is not None and row.parent is not None:
-        woken += _tell(connection, row.parent.instance_id, row.parent.execution_id, episode.for_parent)
-    return woken
+        news += tell(connection, row.parent.instance_id, row.parent.execution_id, episode.for_parent)
+    return Landed(news, runners)
 
 
-def finish_task(connection: sqlite3.Connection, owner: str, task: ActivityTask, event: Event) -> list[str]:
-    """Record how an activity ended; answers the instance to wake, or none if the task was no longer ours."""
-    landed = connection.execute(
-        "DELETE FROM durable_tasks WHERE execution_id = ? AND task_id = ? AND owner = ?",
-        (task.execution_id, task.task_id, owner),
-    ).rowcount
-    return _tell(connection, task.instance_id, task.execution_id, event) if landed else []
-
-
-def fire(connection: sqlite3.Connection, due: Iterable[Timer], at: float) -> list[str]:
+def fire(connection: sqlite3.Connection, due: Iterable[Timer], at: float) -> list[News]:
     """Tell the instances of `due` timers that still exist; answers whom to wake."""
-    woken: list[str] = []
+    news: list[News] = []
     for timer in due:
         key = (timer.execution_id, timer.timer_id)
         landed = connection.execute("DELETE FROM durable_timers WHERE execution_id = ? AND timer_id = ?", key).rowcount
         if landed:
             event = events.timer_fired(at, timer.timer_id, timer.fire_at)
-            woken += _tell(connection, timer.instance_id, timer.execution_id, event)
-    return woken
+            news += tell(connection, timer.instance_id, timer.execution_id, event)
+    return news
 
 
-def take_over(connection: sqlite3.Connection, owner: str) -> None:
-    """Make `owner` the owner of everything unfinished."""
-    connection.execute(
-        "UPDATE durable_instances SET owner = ? WHERE status NOT IN ('Completed', 'Failed', 'Terminated')", (owner,)
-    )
-    connection.execute("UPDATE durable_tasks SET owner = ?", (owner,))
-
-
-def unfinished(connection: sqlite3.Connection, owner: str) -> tuple[list[ActivityTask], list[Timer], list[str]]:
-    """The activities, timers and instances with news that `owner` has to see to."""
-    tasks = connection.execute(
-        "SELECT instance_id, execution_id, task_id, name, input FROM durable_tasks WHERE owner = ?", (owner,)
-    )
-    timers = connection.execute("SELECT fire_at, execution_id, timer_id, instance_id FROM durable_timers")
-    ready = connection.execute("SELECT DISTINCT instance_id FROM durable_inbox")
-    return [ActivityTask(*row) for row in tasks], [Timer(*row) for row in timers], [row[0] for row in ready]
+def tell(connection: sqlite3.Connection, instance_id: str, execution_id: str, event: Event) -> list[News]:
+    """`post`, but an execution that has ended needs no news."""
+    try:
+        return [post(connection, instance_id, event, execution_id)]
+    except (UnknownInstance, InstanceEnded):
+        return []  # nobody waits any more
 
 
 def _put(connection: sqlite3.Connection, instance_id: str, execution_id: str, event: Event) -> None:
@@ -330,28 +335,21 @@ def _put(connection: sqlite3.Connection, instance_id: str, execution_id: str, ev
     )
 
 
-def _tell(connection: sqlite3.Connection, instance_id: str, execution_id: str, event: Event) -> list[str]:
-    try:
-        post(connection, instance_id, event, execution_id)
-    except (UnknownInstance, InstanceEnded):
-        return []  # nobody waits any more
-    return [instance_id]
-
-
 def _forget(connection: sqlite3.Connection, instance_id: str) -> None:
     # Activities stay: like the extension's, those of a terminated instance run to their end, unheard.
     connection.execute("DELETE FROM durable_instances WHERE id = ?", (instance_id,))
     connection.execute("DELETE FROM durable_history WHERE instance_id = ?", (instance_id,))
 
 
-def _schedule(connection: sqlite3.Connection, owner: str, episode: Episode) -> None:
+def _schedule(connection: sqlite3.Connection, episode: Episode, who_runs: WhoRuns) -> dict[int, str]:
     row = episode.instance
+    tasks = [work for work in episode.work if work.kind == EventType.TASK_SCHEDULED]
+    runners = who_runs(connection, len(tasks)) if tasks else ()
     connection.executemany(
         "INSERT INTO durable_tasks (execution_id, task_id, instance_id, name, input, owner) VALUES (?, ?, ?, ?, ?, ?)",
         [
-            (row.execution_id, work.task_id, row.id, work.name, work.input_json, owner)
-            for work in episode.work
-            if work.kind == EventType.TASK_SCHEDULED
+            (row.execution_id, work.task_id, row.id, work.name, work.input_json, runner)
+            for work, runner in zip(tasks, runners, strict=True)
         ],
     )
     connection.executemany(
@@ -366,10 +364,11 @@ def _schedule(connection: sqlite3.Connection, owner: str, episode: Episode) -> N
         "DELETE FROM durable_timers WHERE execution_id = ? AND timer_id = ?",
         [(row.execution_id, timer_id) for timer_id in episode.cancelled_timers],
     )
+    return {work.task_id: runner for work, runner in zip(tasks, runners, strict=True)}
 
 
-def _start_children(connection: sqlite3.Connection, owner: str, episode: Episode) -> list[str]:
-    row, woken = episode.instance, []
+def _start_children(connection: sqlite3.Connection, owner: str, episode: Episode) -> list[News]:
+    row, news = episode.instance, []
     for work in episode.work:
         if work.kind != EventType.CHILD_CREATED:
             continue
@@ -385,8 +384,8 @@ def _start_children(connection: sqlite3.Connection, owner: str, episode: Episode
                 parent=Parent(row.id, row.execution_id, work.task_id),
                 parent_name=row.name,
             )
-            woken.append(work.instance_id)
+            news.append((work.instance_id, owner))
         except InstanceExists as error:
             event = events.child_failed(episode.at, work.task_id, str(error), "")
-            woken += _tell(connection, row.id, row.execution_id, event)
-    return woken
+            news += tell(connection, row.id, row.execution_id, event)
+    return news

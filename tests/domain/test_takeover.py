@@ -59,7 +59,8 @@ async def test_a_redelivered_operation_takes_over_once_the_heartbeat_has_expired
     first = asyncio.create_task(steps.run(slow.services, ref, "s01"))
     await eventually(lambda: slow.model.open)
     await crash(slow, first)
-    async with open_world(tmp_path, at_once) as second:
+    # Long enough for its own heartbeats: the wait before it must not count against them.
+    async with open_world(tmp_path, streaming(150)) as second:
         started = asyncio.get_running_loop().time()
         assert (await steps.run(second.services, ref, "s01"))["status"] == "completed"
         assert asyncio.get_running_loop().time() - started >= second.services.settings.fence_seconds
