@@ -54,15 +54,21 @@ async def crash(world: World, task: asyncio.Task[Any]) -> None:
 
 
 async def test_a_redelivered_operation_takes_over_once_the_heartbeat_has_expired(slow: World, tmp_path: Path) -> None:
-    """Guards takeover: attempt 2 runs after the fence, and the run completes."""
+    """Guards takeover: attempt 2 runs after the fence, whole: the wait before it doesn't count against its heartbeat."""
     ref = await begun(slow)
     first = asyncio.create_task(steps.run(slow.services, ref, "s01"))
     await eventually(lambda: slow.model.open)
     await crash(slow, first)
-    # Long enough for its own heartbeats: the wait before it must not count against them.
+
+    async def before(ops: Sequence[Op]) -> None:
+        await asyncio.sleep(0.03)  # a store at some distance
+
     async with open_world(tmp_path, streaming(150)) as second:
+        store = RecordingStore(second.store)
+        store.before = before
         started = asyncio.get_running_loop().time()
-        assert (await steps.run(second.services, ref, "s01"))["status"] == "completed"
+        outcome = await steps.run(replace(second.services, store=store), ref, "s01")
+        assert outcome["status"] == "completed"
         assert asyncio.get_running_loop().time() - started >= second.services.settings.fence_seconds
         tree = await second.executions(ref)
         assert tree["s01.m"]["attempt"] == 2
