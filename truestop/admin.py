@@ -1,4 +1,4 @@
-"""`python -m truestop.admin init`: make the Cosmos DB database and container that the app's settings name.
+"""`python -m truestop.admin init`: make the database, containers and queues that the app's settings name.
 
 A command and not a side effect of the app's start: in Azure the app's identity may not, and should not, create them.
 """
@@ -10,6 +10,10 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -20,8 +24,10 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser(
         "init",
-        help="make the Cosmos DB database and container",
-        description="Make the database and the container if they are missing, and check the container if it is there."
+        help="make the Cosmos DB database and container, the blob container and the queues",
+        description="Make the Cosmos DB database and container if they are missing, and check the container if it is"
+        " there; with TRUESTOP_STORAGE=azure also the blob container and the queues, in the account of"
+        " AzureWebJobsStorage."
         " Reads the app's settings TRUESTOP_COSMOS_ENDPOINT, _KEY (unset: your own identity), _DATABASE and _CONTAINER.",
     )
     parser.parse_args(arguments)
@@ -30,18 +36,46 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
 
 def _init(environment: Mapping[str, str]) -> int:
     from shared.errors import StoreError
-    from shared.services import cosmos_account
     from shared.settings import load
-    from shared.store.cosmos_client import initialise
 
+    # What is named is made, whatever the app on this machine uses; with nothing named, Cosmos DB says what is missing.
+    only_storage = environment.get("TRUESTOP_STORAGE") == "azure" and not environment.get("TRUESTOP_COSMOS_ENDPOINT")
     try:
-        account = cosmos_account(load({**environment, "TRUESTOP_STORE": "cosmos"}))
-        asyncio.run(initialise(account))
+        settings = load({**environment, "TRUESTOP_STORE": "sqlite" if only_storage else "cosmos"})
+        if not only_storage:
+            print(asyncio.run(_init_cosmos(settings)))  # noqa: T201
+        if settings.storage == "azure":
+            print(asyncio.run(_init_storage(settings, environment)))  # noqa: T201
     except (StoreError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
-    print(f"Container {account.container!r} in database {account.database!r} is ready.")  # noqa: T201
     return 0
+
+
+async def _init_cosmos(settings: Settings) -> str:
+    from shared.services import cosmos_account
+    from shared.store.cosmos_client import initialise
+
+    account = cosmos_account(settings)
+    await initialise(account)
+    return f"Container {account.container!r} in database {account.database!r} is ready."
+
+
+async def _init_storage(settings: Settings, environment: Mapping[str, str]) -> str:
+    from shared.azure_storage import connection_from
+    from shared.blobs_azure import AzureBlobs
+    from shared.names import QUEUE_NOTIFICATIONS
+    from shared.queues_azure import AzureQueue
+
+    connection = connection_from(environment)
+    blobs, queue = AzureBlobs(connection, settings.blob_container), AzureQueue(connection)
+    try:
+        await blobs.initialise()
+        await queue.initialise([QUEUE_NOTIFICATIONS])
+    finally:
+        await blobs.close()
+        await queue.close()
+    return f"Blob container {settings.blob_container!r} and queue {QUEUE_NOTIFICATIONS!r} are ready."
 
 
 if __name__ == "__main__":
