@@ -56,32 +56,7 @@ async def start_run(
 
     The same run id again answers the same run. Raises `Problem` 409 `workflow_busy` with `active_run_id`.
     """
-    store, definition = services.store, workflow["definition"]
-    created = now()
-    run: Document = {
-        "id": start.run_id,
-        "type": DocumentType.RUN,
-        "instance_id": start.instance_id,
-        "workflow_id": partition.workflow_id,
-        "scope": partition.scope,
-        "status": RunStatus.QUEUED,
-        "epoch": 1,
-        "trigger": {"kind": start.trigger, "key": start.key},
-        "definition": definition,
-        "input": start.input,
-        "requested_by": dict(start.requested_by),
-        "created_at": created,
-        "started_at": None,
-        "ended_at": None,
-        "in_flight": 0,
-        "cancelled_executions": [],
-        "cancel": None,
-        "resumed_from": None,
-        "parent": None,
-        "counts": {status.value: 0 for status in Ex} | {"total": 0},
-        "output_preview": None,
-        "error": None,
-    }
+    store, run = services.store, _queued_run(partition, workflow, start)
     ops: list[Op] = [
         Patch(
             WORKFLOW_ID,
@@ -95,7 +70,7 @@ async def start_run(
     ]
     if start.key is not None:
         receipt = {"id": receipt_id(start.trigger, start.key), "type": DocumentType.RECEIPT, "run_id": start.run_id}
-        ops.append(Create({**receipt, "at": created, "outcome": None}))
+        ops.append(Create({**receipt, "at": run["created_at"], "outcome": None}))
     while True:
         try:
             return (await store.transact(partition, ops))[2] or run, True
@@ -111,6 +86,34 @@ async def start_run(
             # The run that was in the way has just ended: try again.
         except NotFound:
             raise Problem(404, "workflow_not_found", "there is no such workflow") from None
+
+
+def _queued_run(partition: Partition, workflow: Document, start: Start) -> Document:
+    """A run's document as it is accepted."""
+    return {
+        "id": start.run_id,
+        "type": DocumentType.RUN,
+        "instance_id": start.instance_id,
+        "workflow_id": partition.workflow_id,
+        "scope": partition.scope,
+        "status": RunStatus.QUEUED,
+        "epoch": 1,
+        "trigger": {"kind": start.trigger, "key": start.key},
+        "definition": workflow["definition"],
+        "input": start.input,
+        "requested_by": dict(start.requested_by),
+        "created_at": now(),
+        "started_at": None,
+        "ended_at": None,
+        "in_flight": 0,
+        "cancelled_executions": [],
+        "cancel": None,
+        "resumed_from": None,
+        "parent": None,
+        "counts": {status.value: 0 for status in Ex} | {"total": 0},
+        "output_preview": None,
+        "error": None,
+    }
 
 
 async def _existing(services: Services, partition: Partition, run_id: str) -> Document | None:
