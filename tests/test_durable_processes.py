@@ -197,7 +197,8 @@ async def test_a_history_that_grew_elsewhere_is_read_again(tmp_path: Path, file:
     app = Loaded(tmp_path / "twice", APP + WAITS_TWICE)
     async with running_engine(file, app.functions) as first:
         await first.start_instance("waits_twice", "i", None)
-        await eventually(lambda: "i" in first._cache, what="it waits")
+        # Its first episode has landed: before that the history is only just read.
+        await eventually(lambda: "i" in first._cache and first._cache["i"].episodes == 1, what="it waits")
         async with running_engine(file, app.functions) as second:
             database = Database.open(file)
             await database.write(lambda connection: hub.post(connection, "i", event_raised(0.0, "go", "1")))
