@@ -6,13 +6,11 @@ from typing import Any
 
 from shared.definitions import FANS_OUT
 from shared.executions import RunRef, step_path
+from shared.names import OUTCOME_GRACE_EXPIRED
 from shared.runs import begin_run
 from shared.services import Services
 from shared.settling import end_run, settle
 from shared.states import RunStatus
-
-GRACE_EXPIRED = "grace_expired"
-"""The outcome that an orchestrator reports when its grace timer fired before the pipeline ended."""
 
 
 async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
@@ -35,5 +33,5 @@ async def end(services: Services, ref: RunRef, outcome: dict[str, Any]) -> dict[
     if status in (RunStatus.COMPLETED, RunStatus.FAILED):
         run = await end_run(services, ref, RunStatus(status), outcome.get("error"))
     else:
-        run = await settle(services, ref, force=status == GRACE_EXPIRED)
+        run = await settle(services, ref, force=status == OUTCOME_GRACE_EXPIRED)
     return {"status": run["status"]}

@@ -12,10 +12,11 @@ from typing import Any
 
 import azure.durable_functions as df
 
+from shared import names
+
 Outcome = dict[str, Any]
 Steps = Generator[Any, Any, Outcome]
 
-RETRY = "retry"
 BROKEN_TRIES = 6
 BROKEN_PAUSE_SECONDS = 5
 
@@ -36,7 +37,7 @@ def call_until_done(context: df.DurableOrchestrationContext, activity: str, payl
                 context.current_utc_datetime + timedelta(seconds=BROKEN_PAUSE_SECONDS * 2 ** (broken - 1))
             )
             continue
-        if outcome["status"] != RETRY:
+        if outcome["status"] != names.OUTCOME_RETRY:
             return outcome
         if outcome["after_seconds"] > 0:
             yield context.create_timer(context.current_utc_datetime + timedelta(seconds=outcome["after_seconds"]))

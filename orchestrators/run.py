@@ -45,7 +45,7 @@ def run(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
         grace = timedelta(seconds=_grace_of(cancel.result, begun["grace_seconds"]) + GRACE_MARGIN_SECONDS)
         timer = context.create_timer(context.current_utc_datetime + grace)
         drained = yield context.task_any([pipeline, timer])
-        outcome = {"status": "grace_expired"}
+        outcome = {"status": names.OUTCOME_GRACE_EXPIRED}
         if drained == pipeline:
             timer.cancel()
             outcome = _outcome(pipeline)

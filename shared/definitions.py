@@ -6,7 +6,7 @@ Templates are checked when the definition is saved: an unknown path is an error 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError, model_validator
 
@@ -174,6 +174,8 @@ AnyStep = Annotated[
     FetchUrlsStep | AnalyzeDocumentsStep | CompareDocumentsStep | ModelStep | ToolStep | WriteArtifactStep | NotifyStep,
     Field(discriminator="kind"),
 ]
+STEP_KINDS = frozenset(get_args(step.model_fields["kind"].annotation)[0] for step in get_args(get_args(AnyStep)[0]))
+"""Every kind of step."""
 FANS_OUT = ("fetch_urls", "analyze_documents")
 """Kinds whose work is one item each."""
 
@@ -227,11 +229,10 @@ def invalid(errors: list[dict[str, str]], what: str = "the definition") -> Probl
 
 def validation_errors(error: ValidationError) -> list[dict[str, str]]:
     """Pydantic's errors as (field, message); the tag of a union is no part of a field's path."""
-    tags = {"fetch_urls", "analyze_documents", "compare_documents", "model", "tool", "write_artifact", "notify"}
     found = []
     for one in error.errors(include_url=False, include_input=False, include_context=False):
         path = [str(part) for part in one["loc"]]
-        if len(path) > 2 and path[0] == "steps" and path[2] in tags:
+        if len(path) > 2 and path[0] == "steps" and path[2] in STEP_KINDS:
             del path[2]
         found.append({"field": ".".join(path), "message": one["msg"].removeprefix("Value error, ")})
     return found

@@ -18,6 +18,12 @@ ACTIVITY_SETTLE = "settle"
 # The Durable event that wakes a run's orchestrator after an accepted cancel
 EVENT_CANCEL = "cancel"
 
+# What activities and orchestrators tell each other beside statuses
+OUTCOME_RETRY = "retry"
+"""Call the activity again, after `after_seconds`."""
+OUTCOME_GRACE_EXPIRED = "grace_expired"
+"""The grace timer fired before the pipeline ended."""
+
 # Documents with one fixed id in each workflow's partition
 WORKFLOW_ID = "workflow"
 LOCK_ID = "lock"

@@ -82,8 +82,6 @@ EXECUTION_TRANSITIONS: dict[ExecutionStatus, frozenset[ExecutionStatus]] = {
     ExecutionStatus.SKIPPED: frozenset(),
 }
 
-ACTIVE_RUN = (RunStatus.QUEUED, RunStatus.RUNNING)
-"""What a cancel may be accepted from."""
 TERMINAL_RUN = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.SKIPPED)
 """A run that is in one of these never changes again."""
 UNFINISHED_EXECUTION = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
@@ -93,8 +91,3 @@ UNFINISHED_EXECUTION = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
 def sources(target: RunStatus) -> tuple[RunStatus, ...]:
     """The statuses from which a run may enter `target`: the guard of the write that does so."""
     return tuple(status for status, following in RUN_TRANSITIONS.items() if target in following)
-
-
-def execution_sources(target: ExecutionStatus) -> tuple[ExecutionStatus, ...]:
-    """The statuses from which an execution may enter `target`."""
-    return tuple(status for status, following in EXECUTION_TRANSITIONS.items() if target in following)

@@ -27,7 +27,7 @@ from shared.errors import NotFound, RunCancelled, StepFailed, StoreError, Thrott
 from shared.executions import ExecutionSpec, RunRef
 from shared.ids import now
 from shared.logs import about
-from shared.names import CancelOutcome
+from shared.names import OUTCOME_RETRY, CancelOutcome
 from shared.operation_context import OperationContext
 from shared.operations import Begun, Busy, Ending, Halted, Recorded, Refused, Superseded, begin, finish, reap, record
 from shared.outputs import Output, keep
@@ -45,8 +45,7 @@ Body = Callable[[OperationContext], Awaitable[Any]]
 Outcome = dict[str, Any]
 """What an activity returns: `status` (an execution status, or `retry` with `after_seconds`) and `error`."""
 
-RETRY = "retry"
-AGAIN: Outcome = {"status": RETRY, "after_seconds": 0.0}
+AGAIN: Outcome = {"status": OUTCOME_RETRY, "after_seconds": 0.0}
 """This attempt has no say: ask again, which adopts the recorded outcome or waits for the attempt that has."""
 
 PULSE_SECONDS = 0.4
@@ -275,7 +274,7 @@ class _Supervision:
                 await patiently(lambda: settle(self.services, self.ref, observed_at=self.observed_at))
             return {"status": Ex.CANCELLED}
         if ending.status == Ex.PENDING:
-            return {"status": RETRY, "after_seconds": self._backoff(error)}
+            return {"status": OUTCOME_RETRY, "after_seconds": self._backoff(error)}
         return {"status": ending.status, "error": ending.error}
 
     def _explain(self, error: BaseException) -> RunCancelled | StepFailed:
