@@ -12,7 +12,6 @@ from activities.steps import ask_model, document_names, messages, model_call
 from activities.values import step_of, values_for
 from shared import templates, web
 from shared.cancellation import run_blocking
-from shared.definitions import AnalyzeDocumentsStep, FetchUrlsStep
 from shared.documents import Documents
 from shared.errors import ConditionFailed, Conflict, StepFailed
 from shared.events import event
@@ -25,6 +24,7 @@ from shared.outputs import Output, keep, load
 from shared.services import Services
 from shared.states import ExecutionStatus as Ex
 from shared.states import RunStatus
+from shared.steps import AnalyzeDocumentsStep, FetchUrlsStep
 from shared.store.port import Create, Document, FieldIn, Op, Patch, Prefix, Query
 from shared.supervisor import Outcome, supervise
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.definitions import FANS_OUT
 from shared.executions import RunRef, step_path
 from shared.names import OUTCOME_GRACE_EXPIRED
 from shared.runs import begin_run
 from shared.services import Services
 from shared.settling import end_run, settle
 from shared.states import RunStatus
+from shared.steps import FANS_OUT
 
 
 async def begin(services: Services, ref: RunRef) -> dict[str, Any]:

@@ -9,15 +9,6 @@ from typing import Any
 from activities.values import step_of, values_for
 from shared import templates
 from shared.cancellation import checkpoint
-from shared.definitions import (
-    CompareDocumentsStep,
-    ModelOptions,
-    ModelStep,
-    NotifyStep,
-    ToolStep,
-    WriteArtifactStep,
-)
-from shared.definitions import Documents as Chosen
 from shared.documents import Documents
 from shared.errors import StepFailed
 from shared.events import event
@@ -27,6 +18,15 @@ from shared.names import QUEUE_NOTIFICATIONS, EventType, Kind
 from shared.operation_context import OperationContext
 from shared.outputs import as_text, preview
 from shared.services import Services
+from shared.steps import (
+    CompareDocumentsStep,
+    ModelOptions,
+    ModelStep,
+    NotifyStep,
+    ToolStep,
+    WriteArtifactStep,
+)
+from shared.steps import Documents as Chosen
 from shared.supervisor import Body, Outcome, supervise
 from shared.tools import ToolContext, registry
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from shared import templates
-from shared.definitions import Step, parse_step
 from shared.executions import RunRef, step_path
 from shared.outputs import load
 from shared.services import Services
 from shared.states import ExecutionStatus
+from shared.steps import Step, parse_step
 from shared.store.port import Document
 
 

@@ -16,10 +16,11 @@ from http_triggers.api import Answer, Call, add_route
 from http_triggers.workflows import BASE, base_of, partition_of
 from shared import names, workflows
 from shared.definitions import invalid
-from shared.errors import NotFound, Problem
+from shared.errors import AlreadyProduced, NotFound, Problem
 from shared.executions import run_ref
 from shared.ids import new_ulid
 from shared.names import CancelSource
+from shared.orchestration import start_instance, wake
 from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest, Start, request_cancel, start_run
 from shared.states import RunStatus
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_INPUT_BYTES = 256 * 1024
-WAKE_SECONDS = 5.0
 SOURCES = {source.value: source for source in (CancelSource.PAGE, CancelSource.CLI, CancelSource.CLIENT)}
 
 blueprint = df.Blueprint()
@@ -97,7 +97,7 @@ def _start_of(call: Call, body: StartBody, partition: Partition) -> Start:
         raise invalid([{"field": "run_id", "message": message}], "the body")
     # Instances are named across all users: another user's run of the same id must be another instance.
     owner = hashlib.sha256(f"{partition.scope}/{partition.workflow_id}".encode()).hexdigest()[:20]
-    return Start(body.run_id, f"{body.run_id}-{owner}", body.input, by, key=body.run_id)
+    return Start(body.run_id, f"{body.run_id}-{owner}", body.input, by, keys=(body.run_id,))
 
 
 async def start(call: Call) -> Answer:
@@ -105,7 +105,10 @@ async def start(call: Call) -> Answer:
     partition = partition_of(call)
     workflow = await workflows.get(call.services, partition)
     body = call.parse(StartBody)
-    run, created = await start_run(call.services, partition, workflow, _start_of(call, body, partition))
+    try:
+        run, created = await start_run(call.services, partition, workflow, _start_of(call, body, partition))
+    except AlreadyProduced as error:
+        raise Problem(409, "run_id_taken", f"{error}; it is no longer kept") from None
     if run["status"] == RunStatus.QUEUED:
         await _start_instance(call, run, created)
     if body.wait:
@@ -117,9 +120,8 @@ async def start(call: Call) -> Answer:
 async def _start_instance(call: Call, run: Document, created: bool) -> None:
     """Start the run's orchestration. What can't be started is cancelled at once: nothing is left behind."""
     assert call.client is not None
-    reference = {name: run[name] for name in ("scope", "workflow_id", "epoch")} | {"run_id": run["id"]}
     try:
-        await call.client.start_new(names.ORCHESTRATOR_RUN, run["instance_id"], reference)
+        await start_instance(call.client, run)
     except Exception as error:
         if not created:
             log.info("instance %s was started before: %s", run["instance_id"], error)
@@ -154,19 +156,9 @@ async def _cancel(call: Call, run_id: str, body: CancelBody) -> Answer:
         body.force,
     )
     run = await request_cancel(call.services, partition_of(call), run_id, request)
-    receipt, _ = await asyncio.gather(cancel_receipt(call.services, run), _wake(call, run))
-    return Answer(202 if run["status"] == RunStatus.CANCELLING else 200, receipt)
-
-
-async def _wake(call: Call, run: Document) -> None:
-    """Raise the Durable event: a mere wake-up, so losing it is logged and no more."""
     assert call.client is not None
-    facts = {"grace_seconds": run["cancel"]["grace_seconds"]}
-    try:
-        async with asyncio.timeout(WAKE_SECONDS):
-            await call.client.raise_event(run["instance_id"], names.EVENT_CANCEL, facts)
-    except Exception as error:
-        log.debug("the wake-up of run %s was not delivered: %s", run["id"], error)
+    receipt, _ = await asyncio.gather(cancel_receipt(call.services, run), wake(call.client, run))
+    return Answer(202 if run["status"] == RunStatus.CANCELLING else 200, receipt)
 
 
 add_route(blueprint, "run_start", "POST", BASE + "/{wid}/run", start, starts_or_wakes=True)

@@ -6,178 +6,15 @@ Templates are checked when the definition is saved: an unknown path is an error 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from shared import templates
-from shared.documents import validate_name
 from shared.errors import Problem
-from shared.tools import registry
+from shared.steps import STEP_KINDS, AnyStep, Strict
 
 MAX_STEPS = 64
-Text = Annotated[str, Field(max_length=200_000)]
-
-
-class Strict(BaseModel):
-    """A shape that refuses unknown fields and does not guess types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Retries(Strict):
-    """How often an operation that failed retryably is tried again, and how long to wait (doubling, at most an hour)."""
-
-    max: int = Field(default=2, ge=0, le=10)
-    backoff_seconds: float = Field(default=5, ge=0, le=3600)
-
-
-class Step(Strict):
-    """What every step has."""
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    timeout_seconds: float | None = Field(default=None, gt=0, le=86_400)
-    retries: Retries = Retries()
-    on_error: Literal["stop", "continue"] = "stop"
-    on_cancelled: Literal["continue", "stop"] = "continue"
-
-    def texts(self) -> Iterator[tuple[str, str, bool]]:
-        """The templates: (field, text, whether `document` is known there)."""
-        yield from ()
-
-
-class Documents(Strict):
-    """Which documents of the scope: all whose name begins with `prefix`, or those in `names`."""
-
-    prefix: str | None = Field(default=None, max_length=300)
-    names: list[str] | None = Field(default=None, min_length=1, max_length=100)
-
-    @model_validator(mode="after")
-    def _one_of(self) -> Documents:
-        if (self.prefix is None) == (self.names is None):
-            raise ValueError("give either prefix or names")
-        for name in self.names or ():
-            validate_name(name)
-        return self
-
-
-class ModelOptions(Strict):
-    """What a model call takes."""
-
-    prompt: Text = Field(min_length=1)
-    system: Text | None = None
-    model: str | None = Field(default=None, max_length=200)
-    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-
-    def prompts(self, document: bool) -> Iterator[tuple[str, str, bool]]:
-        """Its templates."""
-        yield "prompt", self.prompt, document
-        if self.system is not None:
-            yield "system", self.system, document
-
-
-class FetchUrlsStep(Step):
-    """Fetches pages, one item a page."""
-
-    kind: Literal["fetch_urls"]
-    urls: list[Annotated[str, Field(min_length=1, max_length=4000)]] = Field(min_length=1, max_length=100)
-    parallel: int = Field(default=4, ge=1, le=64)
-
-    @model_validator(mode="after")
-    def _urls_are_urls(self) -> FetchUrlsStep:
-        for url in self.urls:
-            if "{{" not in url:
-                TypeAdapter(HttpUrl).validate_python(url)
-        return self
-
-    def texts(self) -> Iterator[tuple[str, str, bool]]:
-        for i, url in enumerate(self.urls):
-            yield f"urls.{i}", url, False
-
-
-class AnalyzeDocumentsStep(Step, ModelOptions):
-    """Reads documents and asks the model about each, one item a document."""
-
-    kind: Literal["analyze_documents"]
-    documents: Documents
-    parallel: int = Field(default=4, ge=1, le=64)
-
-    def texts(self) -> Iterator[tuple[str, str, bool]]:
-        yield from self.prompts(document=True)
-
-
-class CompareDocumentsStep(Step, ModelOptions):
-    """Reads documents and asks the model about all of them at once."""
-
-    kind: Literal["compare_documents"]
-    documents: Documents
-
-    def texts(self) -> Iterator[tuple[str, str, bool]]:
-        yield from self.prompts(document=False)
-
-
-class ModelStep(Step, ModelOptions):
-    """Asks the model once."""
-
-    kind: Literal["model"]
-
-    def texts(self) -> Iterator[tuple[str, str, bool]]:
-        yield from self.prompts(document=False)
-
-
-class ToolStep(Step):
-    """Calls one tool."""
-
-    kind: Literal["tool"]
-    tool: str = Field(max_length=64)
-    arguments: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _tool_is_known(self) -> ToolStep:
-        if self.tool not in registry.names():
-            raise ValueError(f"unknown tool {self.tool!r}; known are {', '.join(sorted(registry.names()))}")
-        return self
-
-    def texts(self) -> Iterator[tuple[str, str, bool]]:
-        yield from _strings("arguments", self.arguments)
-
-
-class WriteArtifactStep(Step):
-    """Writes an artifact of the run."""
-
-    kind: Literal["write_artifact"]
-    path: str = Field(min_length=1, max_length=300)
-    content: Text
-
-    @model_validator(mode="after")
-    def _path_is_safe(self) -> WriteArtifactStep:
-        validate_name(self.path)
-        return self
-
-    def texts(self) -> Iterator[tuple[str, str, bool]]:
-        yield "content", self.content, False
-
-
-class NotifyStep(Step):
-    """Tells the people of the scope something."""
-
-    kind: Literal["notify"]
-    subject: str = Field(min_length=1, max_length=500)
-    message: Text
-
-    def texts(self) -> Iterator[tuple[str, str, bool]]:
-        yield "subject", self.subject, False
-        yield "message", self.message, False
-
-
-AnyStep = Annotated[
-    FetchUrlsStep | AnalyzeDocumentsStep | CompareDocumentsStep | ModelStep | ToolStep | WriteArtifactStep | NotifyStep,
-    Field(discriminator="kind"),
-]
-STEP_KINDS = frozenset(get_args(step.model_fields["kind"].annotation)[0] for step in get_args(get_args(AnyStep)[0]))
-"""Every kind of step."""
-FANS_OUT = ("fetch_urls", "analyze_documents")
-"""Kinds whose work is one item each."""
 
 
 class ManualTrigger(Strict):
@@ -196,17 +33,6 @@ class Definition(Strict):
     after_cancel: Literal["next_slot", "skip_next", "disable"] = "next_slot"
     trigger: ManualTrigger = ManualTrigger()
     steps: list[AnyStep] = Field(min_length=1, max_length=MAX_STEPS)
-
-
-def _strings(where: str, value: Any) -> Iterator[tuple[str, str, bool]]:
-    if isinstance(value, str):
-        yield where, value, False
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _strings(f"{where}.{key}", inner)
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            yield from _strings(f"{where}.{i}", inner)
 
 
 def _wrong_references(definition: Definition) -> Iterator[dict[str, str]]:
@@ -248,11 +74,3 @@ def parse_definition(data: Any) -> Definition:
     if errors:
         raise invalid(errors)
     return definition
-
-
-_step_adapter: TypeAdapter[AnyStep] = TypeAdapter(AnyStep)
-
-
-def parse_step(data: Any) -> AnyStep:
-    """One step of a definition that was validated when it was saved."""
-    return _step_adapter.validate_python(data)

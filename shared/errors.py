@@ -8,6 +8,7 @@ TruestopError
 │   ├── TooLarge            over 100 operations, or over 2 MB
 │   ├── Throttled           ask again after `retry_after`
 │   └── Unavailable         the store can't be reached, or its answer was lost
+├── AlreadyProduced         a trigger was delivered again: its run exists, or existed
 ├── StepFailed              an operation failed; says whether trying again may help
 ├── NoCurrentRun            a run-only function was called outside a run
 └── Problem                 what an HTTP caller is told (RFC 9457)
@@ -86,6 +87,15 @@ class Unavailable(StoreError):
         super().__init__(detail)
         self.detail = detail
         self.message = f"the store is unavailable: {detail}"
+
+
+class AlreadyProduced(TruestopError):
+    """A trigger's receipt is there: `key` produced run `run_id` before, whatever became of that run."""
+
+    def __init__(self, key: str, run_id: str) -> None:
+        super().__init__(key, run_id)
+        self.key, self.run_id = key, run_id
+        self.message = f"{key!r} produced run {run_id} before"
 
 
 class StepFailed(TruestopError):

@@ -6,6 +6,7 @@ millisecond; the libraries at hand promise order only between milliseconds.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 import time
@@ -25,7 +26,18 @@ def new_ulid() -> str:
     with _lock:
         _last = _last + 1 if moment <= _last >> 80 else moment << 80 | secrets.randbits(80)
         value = _last
+    return _encoded(value)
+
+
+def _encoded(value: int) -> str:
     return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
+
+
+def derived_ulid(moment: datetime, text: str) -> str:
+    """A ULID of `moment` whose random part is derived from `text`: the same for the same two, and unlike any other."""
+    milliseconds = int(moment.timestamp() * 1000)
+    chance = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10])
+    return _encoded(milliseconds << 80 | chance)
 
 
 def now() -> str:

@@ -52,6 +52,7 @@ class EventType(StrEnum):
     RUN_CANCELLED = "run.cancelled"
     RUN_COMPLETED = "run.completed"
     RUN_FAILED = "run.failed"
+    RUN_SKIPPED = "run.skipped"
     EXECUTION_STARTED = "execution.started"
     EXECUTION_COMPLETED = "execution.completed"
     EXECUTION_FAILED = "execution.failed"
@@ -67,6 +68,19 @@ class Kind(StrEnum):
     ITEM = "item"
     MODEL_CALL = "model_call"
     TOOL_CALL = "tool_call"
+
+
+class TriggerKind(StrEnum):
+    """What started a run."""
+
+    MANUAL = "manual"
+    """A person or a system, over HTTP."""
+    SCHEDULE = "schedule"
+    """A slot of the workflow's schedule."""
+    FILE_SYNC = "file_sync"
+    """Files that arrived or changed."""
+    REQUEST = "request"
+    """A message on the queue of run requests."""
 
 
 class CancelOutcome(StrEnum):

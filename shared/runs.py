@@ -12,30 +12,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import locks
-from shared.errors import ConditionFailed, Conflict, NotFound, Problem
-from shared.events import event
+from shared.errors import AlreadyProduced, ConditionFailed, Conflict, NotFound, Problem
+from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, new_execution, run_ref, step_path
 from shared.ids import now
-from shared.names import WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind
+from shared.names import WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import run_guard
 from shared.services import Services
 from shared.settling import receipt_id, settle
 from shared.states import TERMINAL_RUN, RunStatus, WorkflowStatus, sources
 from shared.states import ExecutionStatus as Ex
-from shared.store.port import Create, Document, FieldIn, Op, Partition, Patch
+from shared.store.port import Check, Create, Document, FieldIn, Op, Partition, Patch
+
+MAX_KEYS = 40
+"""Keys of one run: its start and its end each write a receipt for every key, in one transaction of at most 100 writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A request to start a run. `key`: what maps to this run (an idempotency key, a slot, a file version); None: nothing."""
+    """A request to start a run.
+
+    `keys`: what maps to this run (an idempotency key, a slot, each file's version), at most `MAX_KEYS`. Each leaves a
+    receipt, so that none of them ever produces another run.
+    """
 
     run_id: str
     instance_id: str
     """The Durable instance: unique over all scopes, which a run id that a caller chose is not."""
     input: Any
     requested_by: Mapping[str, str]
-    trigger: str = "manual"
-    key: str | None = None
+    trigger: TriggerKind = TriggerKind.MANUAL
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,8 @@ async def start_run(
 ) -> tuple[Document, bool]:
     """Accept a run: durable and `queued` when this returns. Answers it, and whether this call created it.
 
-    The same run id again answers the same run. Raises `Problem` 409 `workflow_busy` with `active_run_id`.
+    The same run id again answers the same run. Raises `AlreadyProduced` when a key's receipt names another run, or one that
+    is gone; `Problem` 409 `workflow_busy` with `active_run_id`, `run_id_taken`.
     """
     store, run = services.store, _queued_run(partition, workflow, start)
     ops: list[Op] = [
@@ -68,14 +76,12 @@ async def start_run(
         Create(run),
         event(start.run_id, EventType.RUN_QUEUED, trigger=start.trigger, requested_by=dict(start.requested_by)),
     ]
-    if start.key is not None:
-        receipt = {"id": receipt_id(start.trigger, start.key), "type": DocumentType.RECEIPT, "run_id": start.run_id}
-        ops.append(Create({**receipt, "at": run["created_at"], "outcome": None}))
+    ops.extend(_receipts(start, run))
     while True:
         try:
             return (await store.transact(partition, ops))[2] or run, True
         except (ConditionFailed, Conflict):
-            found = await _existing(services, partition, start.run_id)
+            found = await _produced(services, partition, start)
             if found is not None:
                 return found, False
             active = (await _workflow(services, partition))["runtime"]["active_run_id"]
@@ -98,7 +104,8 @@ def _queued_run(partition: Partition, workflow: Document, start: Start) -> Docum
         "scope": partition.scope,
         "status": RunStatus.QUEUED,
         "epoch": 1,
-        "trigger": {"kind": start.trigger, "key": start.key},
+        "trigger": {"kind": start.trigger, "key": start.keys[0] if start.keys else None},
+        "receipts": [receipt_id(start.trigger, key) for key in start.keys],
         "definition": workflow["definition"],
         "input": start.input,
         "requested_by": dict(start.requested_by),
@@ -116,11 +123,57 @@ def _queued_run(partition: Partition, workflow: Document, start: Start) -> Docum
     }
 
 
-async def _existing(services: Services, partition: Partition, run_id: str) -> Document | None:
+def _receipts(start: Start, run: Document) -> list[Op]:
+    """What remembers that the keys of `start` produced this run."""
+    if len(start.keys) > MAX_KEYS:
+        raise ValueError(f"a run has at most {MAX_KEYS} keys, not {len(start.keys)}")
+    outcome = run["status"] if run["status"] in TERMINAL_RUN else None
+    common = {"type": DocumentType.RECEIPT, "run_id": run["id"], "at": run["created_at"], "outcome": outcome}
+    return [Create({"id": receipt_id(start.trigger, key), "key": key, **common}) for key in start.keys]
+
+
+async def _produced(services: Services, partition: Partition, start: Start) -> Document | None:
+    """The run that `start` asked for, if it is there already. Raises as `start_run` does for what stands in its way."""
+    run = await _existing(services, partition, start.run_id)
+    if run is not None:
+        key = start.keys[0] if start.keys else None
+        if run["type"] != DocumentType.RUN or run["trigger"] != {"kind": start.trigger, "key": key}:
+            raise Problem(409, "run_id_taken", f"{start.run_id} is the id of something else")
+        return run
+    for key in start.keys:
+        receipt = await _existing(services, partition, receipt_id(start.trigger, key))
+        if receipt is not None:
+            raise AlreadyProduced(key, receipt["run_id"])
+    return None
+
+
+async def _existing(services: Services, partition: Partition, document_id: str) -> Document | None:
     try:
-        return await services.store.get(partition, run_id)
+        return await services.store.get(partition, document_id)
     except NotFound:
         return None
+
+
+async def skip_run(services: Services, partition: Partition, workflow: Document, start: Start, reason: str) -> Document:
+    """Record a `skipped` run for a trigger that came to nothing, with its receipts: it will never start. Idempotent.
+
+    `reason`: for people, such as which run was active. Answers the run; raises as `start_run` does, except `workflow_busy`.
+    """
+    run = _queued_run(partition, workflow, start)
+    run |= {"status": RunStatus.SKIPPED, "ended_at": run["created_at"], "error": {"code": "skipped", "message": reason}}
+    ops: list[Op] = [
+        Check(WORKFLOW_ID),
+        Create(run),
+        terminal_event(start.run_id, EventType.RUN_SKIPPED, trigger=start.trigger, reason=reason),
+        *_receipts(start, run),
+    ]
+    try:
+        await services.store.transact(partition, ops)
+    except NotFound:
+        raise Problem(404, "workflow_not_found", "there is no such workflow") from None
+    except Conflict:
+        return await _produced(services, partition, start) or run
+    return run
 
 
 async def _workflow(services: Services, partition: Partition) -> Document:

@@ -147,9 +147,7 @@ async def _end(services: Services, run: Document, status: RunStatus, observed_at
         _workflow_after(run, status, ended),
         terminal_event(ref.run_id, _ENDED[status], error=run["error"], acknowledged=acknowledged),
     ]
-    if run["trigger"]["key"] is not None:
-        receipt = receipt_id(run["trigger"]["kind"], run["trigger"]["key"])
-        ops.append(Patch(receipt, set={"outcome": status}))
+    ops.extend(Patch(receipt, set={"outcome": status}) for receipt in run["receipts"])
     lock = await locks.owned(services.store, ref)
     if lock is not None:
         ops.append(Delete(LOCK_ID, when=(FieldIn("run_id", (ref.run_id,)), FieldIn("epoch", (ref.epoch,)))))
@@ -160,6 +158,10 @@ async def _end(services: Services, run: Document, status: RunStatus, observed_at
         services.watcher.notify(ended_run)
         return ended_run
     except (Conflict, NotFound) as error:
+        if isinstance(error, NotFound) and error.document_id in run["receipts"]:
+            # It aged out while the run was active.
+            left = [receipt for receipt in run["receipts"] if receipt != error.document_id]
+            return await _end(services, {**run, "receipts": left}, status, observed_at)
         if isinstance(error, NotFound) and error.document_id != LOCK_ID:
             raise
         # Another settler was quicker: the terminal event is there, or the lock is gone.

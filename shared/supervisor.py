@@ -22,7 +22,6 @@ from typing import Any
 
 from shared import locks
 from shared.cancellation import CancelToken, set_current
-from shared.definitions import Retries
 from shared.errors import NotFound, RunCancelled, StepFailed, StoreError, Throttled, Unavailable
 from shared.executions import ExecutionSpec, RunRef
 from shared.ids import now
@@ -37,6 +36,7 @@ from shared.services import Services
 from shared.settling import settle
 from shared.states import TERMINAL_RUN, RunStatus
 from shared.states import ExecutionStatus as Ex
+from shared.steps import Retries
 from shared.store.port import Document
 
 log = logging.getLogger(__name__)

@@ -88,7 +88,9 @@ class World:
         """Start a run of it."""
         partition = Partition(workflow["scope"], workflow["workflow_id"])
         rid = run_id or new_ulid()
-        run, _ = await start_run(self.services, partition, workflow, Start(rid, rid, given, ALICE, key=run_id))
+        run, _ = await start_run(
+            self.services, partition, workflow, Start(rid, rid, given, ALICE, keys=(run_id,) if run_id else ())
+        )
         return run_ref(run)
 
     async def cancel(self, ref: RunRef, **options: Any) -> Document:
