@@ -202,6 +202,7 @@ class Host:
         """Run orchestrations and activities only; another process serves the rest."""
         async with self._engine() as engine:
             await engine.start()
+            log.info("at work")
             await self.stopping.wait()
 
     @contextlib.asynccontextmanager

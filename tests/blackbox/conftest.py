@@ -18,6 +18,23 @@ from tests.support.host import Host
 
 GIVEN_URL = os.environ.get("TRUESTOP_TEST_BASE_URL")
 StartHost = Callable[..., Host]
+PROCESSES = {"one-process": 1, "three-processes": 3}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests marked `several_processes` run twice: on a host alone, and on one with two workers."""
+    if "processes" in metafunc.fixturenames:
+        several = metafunc.definition.get_closest_marker("several_processes") is not None and not GIVEN_URL
+        names = list(PROCESSES) if several else ["one-process"]
+        metafunc.parametrize(
+            "processes", [PROCESSES[name] for name in names], indirect=True, ids=names, scope="session"
+        )
+
+
+@pytest.fixture(scope="session")
+def processes(request: pytest.FixtureRequest) -> int:
+    """How many processes share the work of the hosts that this test uses."""
+    return int(request.param)
 
 
 def new_client(base_url: str) -> httpx.Client:
@@ -27,12 +44,12 @@ def new_client(base_url: str) -> httpx.Client:
 
 
 @pytest.fixture(scope="session")
-def base_url(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
+def base_url(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, processes: int) -> Iterator[str]:
     """The host that most tests share. Whatever they did, it must have logged no unexpected exception."""
     if GIVEN_URL:
         yield GIVEN_URL
         return
-    host = Host(tmp_path_factory.mktemp("shared") / "data").start()
+    host = Host(tmp_path_factory.mktemp("shared") / "data", workers=processes - 1).start()
     try:
         yield host.base_url
     finally:
@@ -56,20 +73,22 @@ def api(client: httpx.Client) -> Api:
 
 
 @pytest.fixture
-def model(client: httpx.Client, api: Api) -> ModelLog:
+def model(client: httpx.Client, api: Api, processes: int) -> ModelLog:
     """What the scripted model was asked with the key that is this user's name."""
-    return ModelLog(client, api.user)
+    return ModelLog(client, api.user, processes)
 
 
 @pytest.fixture(scope="module")
-def start_host(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[StartHost]:
+def start_host(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, processes: int
+) -> Iterator[StartHost]:
     """Starts hosts for one module, with settings of its choice."""
     if GIVEN_URL:
         pytest.skip("needs hosts of its own, and TRUESTOP_TEST_BASE_URL names one")
     started: list[Host] = []
 
     def start(data: Path | None = None, **environment: str) -> Host:
-        host = Host(data or tmp_path_factory.mktemp("own") / "data", environment)
+        host = Host(data or tmp_path_factory.mktemp("own") / "data", environment, workers=processes - 1)
         started.append(host)
         return host.start()
 

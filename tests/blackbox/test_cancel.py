@@ -21,6 +21,7 @@ from tests.support.promise import (
 )
 from tests.support.waiting import eventually_sync
 
+pytestmark = pytest.mark.several_processes
 ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
 
 
@@ -48,7 +49,7 @@ def test_a_stream_is_closed_and_what_had_arrived_is_kept(api: Api, model: ModelL
     run.wait("cancelled")
     receipt, (entry,) = assert_promise_kept(run, model, answered)
     assert outcomes(receipt) == [("model_call", "stopped")]
-    assert (entry["how"], entry["ended_t"] - answered < 0.25) == ("closed", True)
+    assert (entry["how"], entry["sent"] < 2500) == ("closed", True)
     assert (receipt["reason"], receipt["source"], receipt["requested_by"]["id"]) == ("enough", "api", api.user)
     tree = run.executions()
     assert tree["s01.m"]["status"] == "cancelled"
@@ -99,7 +100,7 @@ def test_a_cancel_right_after_the_start_is_whole(api: Api, model: ModelLog) -> N
         assert answer.status_code in (200, 202)
         run.wait("cancelled")
         assert_cancelled_whole(run)
-        assert_nothing_after(model, answered)
+        assert_nothing_after(run, model, answered)
     assert_promise_kept(run, model, answered)
 
 
@@ -270,16 +271,18 @@ def test_force_ends_the_run_in_its_answer(api: Api, model: ModelLog) -> None:
 
 
 def test_without_grace_nothing_is_waited_for(api: Api, model: ModelLog) -> None:
-    """Guards grace 0: the run ends at once, also under a tool that can't be stopped."""
+    """Guards grace 0: what stops when told so has stopped when the run ends; what can't be stopped isn't waited for."""
     streaming = api.workflow(stream(api.user)).start()
     model.streaming()
     _, answered = cancel(streaming, grace_seconds=0)
-    streaming.wait("cancelled", seconds=2)
-    assert_promise_kept(streaming, model, answered, acknowledged=None)
-    blocked = api.workflow(sleeping(1.5, blocking=True)).start()
+    streaming.wait("cancelled")
+    receipt, (entry,) = assert_promise_kept(streaming, model, answered, acknowledged=None)
+    assert outcomes(receipt) == [("model_call", "stopped" if receipt["acknowledged"] else "abandoned")]
+    assert (entry["how"], entry["sent"] < 2500) == ("closed", True)
+    blocked = api.workflow(sleeping(4, blocking=True)).start()
     tool_at_work(blocked)
     blocked.cancel(grace_seconds=0)
-    blocked.wait("cancelled", seconds=1)
+    blocked.wait("cancelled", seconds=3.5)  # the tool is at work for longer
     assert outcomes(assert_cancelled_whole(blocked, acknowledged=False)) == [("tool_call", "abandoned")]
 
 

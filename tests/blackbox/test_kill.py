@@ -1,4 +1,4 @@
-"""kill -9 in each phase of a run, and the same host again: everything ends, once, and the receipts tell what was lost.
+"""kill -9 of every process in each phase of a run, and the same host again: all ends, once, and receipts tell what was lost.
 
 The scripted model is the shared host's, so that its log outlives the host that is killed.
 """
@@ -21,6 +21,7 @@ from tests.support.host import Host
 from tests.support.promise import IN_FLIGHT_SECONDS, assert_cancelled_whole, assert_ended_whole, assert_workflow_free
 from tests.support.waiting import eventually_sync
 
+pytestmark = pytest.mark.several_processes
 ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
 FENCE = {"TRUESTOP_FENCE_SECONDS": "1"}
 DOCUMENTS = 6
@@ -95,6 +96,7 @@ def killed(start_host: StartHost, client: httpx.Client, base_url: str) -> Iterat
     phases.begin("answered", stream("KEY", 2000), ECHO)
     phases.begin("fan_out", fan_out, ECHO)
     eventually_sync(lambda: retried.executions().get("s01.m", {}).get("error"))
+    eventually_sync(lambda: phases.runs["lost"].executions().get("s01.m", {}).get("output_preview"))
     eventually_sync(lambda: phases.runs["stopping"].executions().get("s01.c0", {}).get("status") == "running")
     for phase, count in (("stream", 1), ("lost", 1), ("answered", 1), ("fan_out", 2)):
         phases.models[phase].streaming(count, tokens=5)

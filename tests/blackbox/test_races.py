@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.support.api import Api, ModelLog, Workflow
 from tests.support.promise import (
@@ -23,6 +24,7 @@ from tests.support.promise import (
     cancel,
 )
 
+pytestmark = pytest.mark.several_processes
 RACES = int(os.environ.get("TRUESTOP_TEST_RACES", "60"))
 SEED = int(os.environ.get("TRUESTOP_TEST_SEED", "1"))
 USERS = 6
@@ -57,7 +59,7 @@ def race(api: Api, model: ModelLog, random_: random.Random) -> str:
         return "completed"
     assert answer.status_code in (200, 202)
     run.wait("cancelled")
-    assert_nothing_after(model, answered)
+    assert_nothing_after(run, model, answered)
     receipt = assert_cancelled_whole(run, acknowledged=None)
     assert receipt["acknowledged"] is not receipt["forced"]
     if random_.random() < 0.2:
@@ -65,7 +67,7 @@ def race(api: Api, model: ModelLog, random_: random.Random) -> str:
     return "cancelled"
 
 
-def races_of_a_user(client: httpx.Client, seeds: list[int]) -> list[str]:
+def races_of_a_user(client: httpx.Client, processes: int, seeds: list[int]) -> list[str]:
     """One race after the other, as a user of its own."""
     api, ends = Api(client), []
     for number in range(5):
@@ -73,18 +75,20 @@ def races_of_a_user(client: httpx.Client, seeds: list[int]) -> list[str]:
     for seed in seeds:
         random_ = random.Random(seed)
         try:
-            ends.append(race(api, ModelLog(client, api.user), random_))
+            ends.append(race(api, ModelLog(client, api.user, processes), random_))
         except BaseException:
             print(f"seed {seed} failed; TRUESTOP_TEST_SEED={seed} TRUESTOP_TEST_RACES=1 runs it alone")
             raise
     return ends
 
 
-def test_nothing_begins_or_arrives_after_the_answer(client: httpx.Client) -> None:
+def test_nothing_begins_or_arrives_after_the_answer(client: httpx.Client, processes: int) -> None:
     """Guards the promise itself: no model call, no token and no step after a cancel was answered, whenever it came."""
     with ThreadPoolExecutor(USERS) as pool:
         shares = [list(range(SEED + user, SEED + RACES, USERS)) for user in range(min(USERS, RACES))]
-        ends = Counter(end for share in pool.map(lambda seeds: races_of_a_user(client, seeds), shares) for end in share)
+        ends = Counter(
+            end for share in pool.map(lambda seeds: races_of_a_user(client, processes, seeds), shares) for end in share
+        )
     assert ends.total() == RACES
     assert RACES < 20 or ends["cancelled"] > RACES / 3
 

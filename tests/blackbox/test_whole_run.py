@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.blackbox.conftest import StartHost, new_client
 from tests.support.api import Api, ModelLog, Workflow
 from tests.support.promise import assert_ended_whole, assert_workflow_free
 
+pytestmark = pytest.mark.several_processes
 DATA = Path(__file__).parent.parent / "data"
 OPENINGS = {
     "figures.csv": "month | region | orders |",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -84,6 +85,8 @@ class Run:
     def __init__(self, workflow: Workflow, run_id: str) -> None:
         self.api, self.workflow, self.id = workflow.api, workflow, run_id
         self.path = f"{workflow.path}/runs/{run_id}"
+        self.ended_by: float | None = None
+        """When `wait` saw it ended, on the clock of the model's log."""
 
     def get(self) -> Json:
         """The run as it is now."""
@@ -91,11 +94,13 @@ class Run:
 
     def wait(self, *statuses: str, seconds: float = 20) -> Json:
         """The run, once it has one of `statuses` (default: once it has ended)."""
-        return eventually_sync(
-            lambda: run if (run := self.get())["status"] in (statuses or ENDED) else None,
-            seconds,
-            f"{self.path} of {self.api.user} is {' or '.join(statuses or ENDED)}",
+        what = f"{self.path} of {self.api.user} is {' or '.join(statuses or ENDED)}"
+        run = eventually_sync(
+            lambda: run if (run := self.get())["status"] in (statuses or ENDED) else None, seconds, what
         )
+        if run["status"] in ENDED:
+            self.ended_by = self.ended_by or time.monotonic()
+        return run
 
     def cancel(self, **body: Any) -> httpx.Response:
         """Ask for the cancel."""
@@ -130,8 +135,9 @@ class ModelLog:
 
     _ends: ClassVar[dict[str, int]] = {}
 
-    def __init__(self, client: httpx.Client, key: str) -> None:
-        self._client, self.key = client, key
+    def __init__(self, client: httpx.Client, key: str, processes: int = 1) -> None:
+        """`processes`: how many share the work; of several, only one learns of a cancel at once."""
+        self._client, self.key, self.processes = client, key, processes
         # The log of a whole session is long: each look goes on from the last one's end.
         known = self._ends.get(str(client.base_url), 0)
         self._before = max((one["id"] for one in self._read(known)), default=known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,57 +18,78 @@ ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 30.0
 STOP_SECONDS = 8.0
 _READY = re.compile(r"Truestop is running at (http://127\.0\.0\.1:(\d+)) ")
+_WORKER = re.compile(r"devhost\.workers: worker (\d+) is process (\d+)")
+_AT_WORK = re.compile(r"worker (\d+) devhost: at work")
 _NOT_INHERITED = ("TRUESTOP_", "WEBSITE_", "OPENAI_", "FUNCTIONS_", "AzureWebJobs")
 """Settings of the machine that would make its hosts behave unlike others'."""
 
 
 class Host:
-    """A host on `data`. Its port is chosen at the first start and kept."""
+    """A host on `data`, with so many `workers` beside it. Its port is chosen at the first start and kept."""
 
-    def __init__(self, data: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.data = data
+    def __init__(self, data: Path, environment: Mapping[str, str] | None = None, workers: int = 0) -> None:
+        self.data, self.workers = data, workers
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
         self._environment = {**inherited, **(environment or {})}
         self._log = data.parent / f"{data.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self._port = self._begin = 0
         self.base_url = ""
 
     def start(self) -> Host:
-        """Start it, and wait until it serves."""
+        """Start it, and wait until it serves and its workers are at work."""
         assert self._process is None, "it runs already"
-        begin = self._log.stat().st_size if self._log.exists() else 0
+        self._begin = self._log.stat().st_size if self._log.exists() else 0
         command = [sys.executable, "-m", "devhost", "--port", str(self._port), "--data", str(self.data)]
+        command += ["--workers", str(self.workers)]
         with self._log.open("ab") as log:
             # A session of its own: a Ctrl+C in the terminal is for the tests, which then stop their hosts.
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        ready = eventually_sync(lambda: self._ready(begin), START_SECONDS, "the host serves")
+        ready = eventually_sync(self._ready, START_SECONDS, "the host serves")
         self.base_url, self._port = ready[1], int(ready[2])
         return self
 
-    def _ready(self, begin: int) -> re.Match[str] | None:
+    def _ready(self) -> re.Match[str] | None:
         assert self._process is not None
         if self._process.poll() is not None:
             raise AssertionError(f"the host ended with {self._process.returncode}:\n{self.log()[-4000:]}")
-        return _READY.search(self._log.read_bytes()[begin:].decode("utf-8", "replace"))
+        said = self._said()
+        return _READY.search(said) if len(_AT_WORK.findall(said)) >= self.workers else None
+
+    def _said(self) -> str:
+        """What it has written since its last start."""
+        return self._log.read_bytes()[self._begin :].decode("utf-8", "replace")
+
+    def _worker_pids(self) -> list[int]:
+        """Its workers; call it while the host stands still, so that their ids are theirs."""
+        return [int(pid) for pid in dict(_WORKER.findall(self._said())).values()]
+
+    def _signal_workers(self, number: signal.Signals) -> None:
+        for pid in self._worker_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill9(self) -> None:
-        """End it as a crash does."""
+        """End it and its workers as a machine that loses its power does."""
         if self._process is not None:
+            self.suspend()
+            self._signal_workers(signal.SIGKILL)
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     def suspend(self) -> None:
-        """Let it stand still, as a machine that sleeps."""
+        """Let it and its workers stand still, as a machine that sleeps."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        self._signal_workers(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on after `suspend`."""
         assert self._process is not None
+        self._signal_workers(signal.SIGCONT)
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
