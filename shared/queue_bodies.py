@@ -27,16 +27,16 @@ class LargeBodies:
     def __init__(self, sender: QueueSender, blobs: BlobStore) -> None:
         self._sender, self._blobs = sender, blobs
 
-    async def send(self, queue: str, body: Mapping[str, Any]) -> None:
+    async def send(self, queue: str, body: Mapping[str, Any], delay_seconds: int = 0) -> None:
         if REFERENCE not in body:  # else it would read as a reference, so it goes as one itself
             try:
-                return await self._sender.send(queue, body)
+                return await self._sender.send(queue, body, delay_seconds)
             except TooLarge:
                 pass
         text = message_text(queue, body, limit=None)
         name = f"{PREFIX}{queue}/{new_ulid()}.json"
         await self._blobs.put(name, text.encode(), "application/json")
-        return await self._sender.send(queue, {REFERENCE: name})
+        return await self._sender.send(queue, {REFERENCE: name}, delay_seconds)
 
     async def peek(self, queue: str, limit: int = MAX_PEEK) -> list[dict[str, Any]]:
         found = []

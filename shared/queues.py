@@ -25,6 +25,8 @@ MAX_BODY = 48 * 1024
 """Azure takes 64 KB of base64, which is this much JSON."""
 MAX_PEEK = 32
 MAX_VISIBILITY = 7 * 24 * 3600
+MAX_DELAY = 6 * 24 * 3600
+"""Azure drops a message after 7 days, and refuses one that would not be seen before."""
 POISON = "-poison"
 """What the Functions host puts at the end of a queue's name for the messages that nobody could work on."""
 _NAME = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
@@ -64,8 +66,11 @@ class QueueSender(Protocol):
     In Azure a queue must have been made (`python -m truestop.admin init`); one that isn't there is `Unavailable`.
     """
 
-    async def send(self, queue: str, body: Mapping[str, Any]) -> None:
-        """Put one message; durable when this returns. Raises `TooLarge` over 48 KB of JSON."""
+    async def send(self, queue: str, body: Mapping[str, Any], delay_seconds: int = 0) -> None:
+        """Put one message; durable when this returns. `delay_seconds`: nobody sees it before, at most 6 days.
+
+        Raises `TooLarge` over 48 KB of JSON.
+        """
         ...
 
     async def peek(self, queue: str, limit: int = 32) -> list[dict[str, Any]]:
@@ -133,6 +138,12 @@ def check_visibility(seconds: int, least: int) -> None:
         raise ValueError(f"a message is hidden for {least} to {MAX_VISIBILITY} seconds, not {seconds}")
 
 
+def check_delay(seconds: int) -> None:
+    """Raise `ValueError` unless a message may be sent with this delay."""
+    if not 0 <= seconds <= MAX_DELAY:
+        raise ValueError(f"a message is delayed for 0 to {MAX_DELAY} seconds, not {seconds}")
+
+
 def bodies(texts: Iterable[str]) -> list[dict[str, Any]]:
     """The JSON objects among `texts`."""
     found = []
@@ -153,10 +164,11 @@ class SqliteQueue:
         self._database = database
         self._ready = False
 
-    async def send(self, queue: str, body: Mapping[str, Any]) -> None:
+    async def send(self, queue: str, body: Mapping[str, Any], delay_seconds: int = 0) -> None:
         text = message_text(queue, body)
+        check_delay(delay_seconds)
         await self._prepare()
-        await self._database.write(partial(_insert, queue=queue, text=text))
+        await self._database.write(partial(_insert, queue=queue, text=text, delay_seconds=delay_seconds))
 
     async def peek(self, queue: str, limit: int = MAX_PEEK) -> list[dict[str, Any]]:
         check_peek(queue, limit)
@@ -215,11 +227,11 @@ class SqliteQueue:
             self._ready = True
 
 
-def _insert(connection: sqlite3.Connection, queue: str, text: str) -> None:
+def _insert(connection: sqlite3.Connection, queue: str, text: str, delay_seconds: int = 0) -> None:
     now = time.time()
     connection.execute(
         "INSERT INTO queue_messages (message_id, queue, body, inserted_at, visible_at) VALUES (?, ?, ?, ?, ?)",
-        (uuid.uuid4().hex, queue, text, now, now),
+        (uuid.uuid4().hex, queue, text, now, now + delay_seconds),
     )
 
 

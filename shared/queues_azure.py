@@ -19,6 +19,7 @@ from shared.queues import (
     POISON,
     Received,
     bodies,
+    check_delay,
     check_peek,
     check_queue_name,
     check_visibility,
@@ -48,8 +49,10 @@ class AzureQueue:
                 with made_already():
                     await self._client(queue).create_queue()
 
-    async def send(self, queue: str, body: Mapping[str, Any]) -> None:
-        await self._send(queue, message_text(queue, body))
+    async def send(self, queue: str, body: Mapping[str, Any], delay_seconds: int = 0) -> None:
+        text = message_text(queue, body)
+        check_delay(delay_seconds)
+        await self._send(queue, text, delay_seconds)
 
     async def peek(self, queue: str, limit: int = MAX_PEEK) -> list[dict[str, Any]]:
         check_peek(queue, limit)
@@ -89,9 +92,10 @@ class AzureQueue:
         """Close the connections. Idempotent."""
         await self._closing.aclose()
 
-    async def _send(self, queue: str, text: str) -> None:
+    async def _send(self, queue: str, text: str, delay_seconds: int = 0) -> None:
+        content = base64.b64encode(text.encode()).decode()
         async with translated(self._setting, queue):
-            await self._client(queue).send_message(base64.b64encode(text.encode()).decode())
+            await self._client(queue).send_message(content, visibility_timeout=delay_seconds)
 
     def _client(self, queue: str) -> QueueClient:
         return self._service.get_queue_client(queue)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from shared.errors import NotFound, TooLarge
-from shared.queues import MAX_BODY, MAX_VISIBILITY, POISON, Received
+from shared.queues import MAX_BODY, MAX_DELAY, MAX_VISIBILITY, POISON, Received
 from tests.contract.conftest import Queues
 from tests.support.waiting import eventually
 
@@ -33,6 +34,22 @@ async def test_peeking_takes_nothing(queues: Queues) -> None:
     for _ in range(2):
         assert [body["n"] for body in await queues.peek("q-1")] == list(range(32))
     assert await queues.peek("q-1", limit=1) == [{"n": 0}]
+
+
+async def test_a_delayed_message_is_seen_when_its_delay_is_over(queues: Queues) -> None:
+    """Guards what retries with backoff rest on."""
+    sent = time.monotonic()
+    await queues.send("q-1", {"n": 1}, delay_seconds=2)
+    (message,) = await eventually(lambda: queues.receive("q-1", 60))
+    assert time.monotonic() - sent > 1  # Azurite counts in whole seconds
+    assert (json.loads(message.text), message.dequeue_count) == ({"n": 1}, 1)
+
+
+@pytest.mark.parametrize("seconds", [-1, MAX_DELAY + 1])
+async def test_a_delay_out_of_range_is_a_value_error(queues: Queues, seconds: int) -> None:
+    with pytest.raises(ValueError):
+        await queues.send("q-1", {}, delay_seconds=seconds)
+    assert await queues.peek("q-1") == []
 
 
 async def test_concurrent_sends_all_arrive(queues: Queues) -> None:
