@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from devhost.bindings import BadBinding, Unserved
 from devhost.functions import IndexingError, load_app
 from devhost.host import Host, PortInUse, base_url, bind, stop_on_signals
-from devhost.http import Unserved
 from devhost.local_settings import SettingsFileError, host_settings, local_values, prepare_environment
 from devhost.routing import RouteError
 from devhost.workers import Workers, follow_host
@@ -21,7 +21,7 @@ from shared.errors import Unavailable
 
 log = logging.getLogger("devhost")
 
-REFUSED = (IndexingError, PortInUse, RouteError, SettingsFileError, Unavailable, Unserved)
+REFUSED = (BadBinding, IndexingError, PortInUse, RouteError, SettingsFileError, Unavailable, Unserved)
 """What keeps a host from starting: one line says what to change."""
 MOST_WORKERS = 64
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=_count, default=0, metavar="N", help="processes that share the work (default: 0)"
     )
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # what the host starts
+    parser.add_argument("--worker", metavar="URL", help=argparse.SUPPRESS)  # what the host at URL starts
     options = parser.parse_args(arguments)
     if options.workers and sys.platform == "win32":
         parser.error("--workers needs a system with POSIX signals")
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         if options.worker:
-            _work(options.app, options.data)
+            _work(options.app, options.data, options.worker)
         else:
             _run(options.app, options.data.resolve(), options.port, options.demo, options.workers)
     except REFUSED as error:
@@ -69,12 +69,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _work(app: Path, data: Path) -> None:
-    """Be a worker of the host that started this process, and whose environment, made ready, is ours."""
+def _work(app: Path, data: Path, url: str) -> None:
+    """Be a worker of the host at `url`, which started this process, and whose environment, made ready, is ours."""
     host = Host(load_app(app), host_settings(app), data)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         follow_host(stop_on_signals(host))
-        runner.run(host.work())
+        runner.run(host.work(url))
 
 
 def _run(app: Path, data: Path, port: int, demo: bool, workers: int) -> None:
@@ -84,7 +84,7 @@ def _run(app: Path, data: Path, port: int, demo: bool, workers: int) -> None:
         settings = host_settings(app)
         prepare_environment(os.environ, local_values(app), data=data, base_url=url)
         host = Host(load_app(app), settings, data)
-        command = [sys.executable, "-m", "devhost", "--worker", "--app", str(app), "--data", str(data)]
+        command = [sys.executable, "-m", "devhost", "--worker", url, "--app", str(app), "--data", str(data)]
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             stop_on_signals(host)
             runner.run(_serve(host, listener, url, demo, Workers(workers, command)))

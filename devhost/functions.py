@@ -109,6 +109,8 @@ def _hosted(directory: Path, function: Any) -> HostedFunction:
     name, kind = function.get_function_name(), trigger.type
     if kind == "entityTrigger":
         raise IndexingError(directory, f"function {name!r} is a durable entity; devhost does not run entities")
+    if function.get_settings_dict("retry_policy"):
+        raise IndexingError(directory, f"function {name!r} has a retry policy; devhost does not follow those")
     bindings = tuple(binding for binding in function.get_bindings() if binding is not trigger)
     _check_parameters(directory, name, call, (trigger, *bindings))
     return HostedFunction(name, kind, trigger, trigger.name, bindings, call, inspect.iscoroutinefunction(call))

@@ -28,12 +28,16 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from devhost.auth import Authentication
+from devhost.bindings import Unserved
 from devhost.durable import DurableEngine, api
 from devhost.functions import HostedFunction
-from devhost.http import HttpFunctions, Unserved
+from devhost.http import HttpFunctions
 from devhost.local_settings import HostSettings
 from devhost.scripted_model import ScriptedModel
 from devhost.scripted_model.server import PREFIX as MODEL_PREFIX
+from devhost.triggers import Triggers
+from devhost.triggers.admin import PATH as ADMIN_PATH
+from devhost.triggers.service import KINDS as TRIGGERS
 from shared.sqlite import Database
 
 log = logging.getLogger("devhost")
@@ -48,8 +52,9 @@ ENGINE_SECONDS = 2.0
 EXIT_SECONDS = 4.5
 """After this long a stopping process just ends; a blocking function or a wedged loop must not keep it."""
 
-_GUARDED = tuple(f"/{prefix.split('/')[1]}/" for prefix in (api.WEBHOOKS, api.RPC))
-_SERVED = frozenset({"httpTrigger", "orchestrationTrigger", "activityTrigger"})
+_GUARDED = tuple(f"/{prefix.split('/')[1]}/" for prefix in (api.WEBHOOKS, api.RPC, ADMIN_PATH))
+_DURABLE = frozenset({"orchestrationTrigger", "activityTrigger"})
+_SERVED = _DURABLE | TRIGGERS | {"httpTrigger"}
 
 
 class Engine(Protocol):
@@ -76,20 +81,28 @@ class Application:
     """Every address of the host as one ASGI application: the host's own first, all else is the app's."""
 
     def __init__(
-        self, functions: Sequence[HostedFunction], settings: HostSettings, engine: Engine, base_url: str
+        self,
+        functions: Sequence[HostedFunction],
+        settings: HostSettings,
+        engine: Engine,
+        base_url: str,
+        more: Sequence[Route] = (),
     ) -> None:
-        """Raises `RouteError`, and `Unserved` for a trigger or binding that there is nothing here to serve."""
+        """`more` are addresses of the host beside the engine's.
+
+        Raises `RouteError`, and `Unserved` for a trigger or binding that there is nothing here to serve.
+        """
         for function in functions:
             if function.kind not in _SERVED:
                 raise Unserved(function.name, f"a trigger of type {function.kind!r}")
-            if function.kind != "httpTrigger" and function.bindings:
+            if function.kind in _DURABLE and function.bindings:
                 raise Unserved(function.name, f"a binding of type {function.bindings[0].type!r} beside its trigger")
         authentication = Authentication()
         self._functions = HttpFunctions(
             functions, settings.route_prefix, engine.client_binding(base_url), authentication
         )
         self._model = ScriptedModel()
-        own = [*engine.routes(), *authentication.routes()]
+        own = [*engine.routes(), *authentication.routes(), *more]
         self._own = Router(own, redirect_slashes=False)
         self._own_prefixes = tuple({f"/{route.path.split('/')[1]}/" for route in own})
         self._origins = own_origins(base_url)
@@ -190,33 +203,41 @@ class Host:
             self._loop.call_soon_threadsafe(self.stopping.set)
 
     async def serve(self, listener: socket.socket, listening: Callable[[], None]) -> None:
-        """Serve on `listener`; `listening` is called once requests are answered. Raises as `Application` does."""
-        async with self._engine() as engine:
-            application = Application(self._functions, self._settings, engine, base_url(listener))
+        """Serve on `listener`; `listening` is called once requests are answered.
+
+        Raises as `Application` and `Triggers` do.
+        """
+        url = base_url(listener)
+        async with self._engines(url) as (engine, triggers):
+            application = Application(self._functions, self._settings, engine, url, triggers.routes())
             # Work that resumes may call this host (its model, say): such a call waits until uvicorn accepts it.
             _listen(listener)
             await engine.start()
+            await triggers.start()
             await self._serve(application, listener, listening)
 
-    async def work(self) -> None:
-        """Run orchestrations and activities only; another process serves the rest."""
-        async with self._engine() as engine:
+    async def work(self, url: str) -> None:
+        """Do a share of the work; the host at `url` answers requests. Raises as `Triggers` does."""
+        async with self._engines(url) as (engine, triggers):
             await engine.start()
+            await triggers.start()
             log.info("at work")
             await self.stopping.wait()
 
     @contextlib.asynccontextmanager
-    async def _engine(self) -> AsyncIterator[DurableEngine]:
-        """The engine, not started. Afterwards everything is closed, or left to end with the process."""
+    async def _engines(self, url: str) -> AsyncIterator[tuple[DurableEngine, Triggers]]:
+        """What does the work, not started. Afterwards everything is closed, or left to end with the process."""
         self._loop = asyncio.get_running_loop()
         if self._told_to_stop:
             self.stopping.set()
         database = Database.open(self._data / DATABASE)
         try:
             engine = DurableEngine(database, self._functions, self._settings.hub, self._data / PROCESSES)
+            triggers = Triggers(self._functions, database, lambda: engine.process_id, engine.client_binding(url))
             try:
-                yield engine
+                yield engine, triggers
             finally:
+                await _within(ENGINE_SECONDS, triggers.stop)
                 await _within(ENGINE_SECONDS, engine.stop)
                 await _within(
                     ENGINE_SECONDS, http_utils._close_session

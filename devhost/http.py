@@ -18,6 +18,7 @@ from azure.functions import HttpResponse
 from azure.functions.http import HttpRequest
 from starlette.types import Receive, Scope, Send
 
+from devhost.bindings import client_parameters, is_disabled
 from devhost.functions import HostedFunction
 from devhost.routing import Router
 
@@ -35,17 +36,6 @@ class RequestAuthentication(Protocol):
     def apply(self, headers: dict[str, str]) -> None:
         """Take away what only the platform may set, and add the caller's principal."""
         ...
-
-
-class Unserved(Exception):
-    """The app asks for something that this host does not have; it must not start without saying so."""
-
-    def __init__(self, function: str, what: str) -> None:
-        super().__init__(function, what)
-        self.function, self.what = function, what
-
-    def __str__(self) -> str:
-        return f"function {self.function!r} needs {self.what}, which devhost does not serve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +66,8 @@ class HttpFunctions:
         for function in functions:
             if function.kind != "httpTrigger":
                 continue
-            endpoint = _Endpoint(function, _clients(function))
-            if environment.get(f"AzureWebJobs.{function.name}.Disabled", "").lower() in ("true", "1"):
+            endpoint = _Endpoint(function, client_parameters(function))
+            if is_disabled(function.name, environment):
                 log.info("function %s is disabled", function.name)
                 continue
             trigger: Any = function.trigger
@@ -142,16 +132,6 @@ def request_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("utf-8", "replace")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     return headers
-
-
-def _clients(function: HostedFunction) -> tuple[str, ...]:
-    names = []
-    for binding in function.bindings:
-        if binding.type == "durableClient":
-            names.append(binding.name)
-        elif binding.type != "http":
-            raise Unserved(function.name, f"a binding of type {binding.type!r}")
-    return tuple(names)
 
 
 def _url(scope: Scope, headers: dict[str, str]) -> str:

@@ -219,13 +219,20 @@ def test_a_port_in_use_is_one_clear_line(app: Path, tmp_path: Path) -> None:
 
 def test_an_app_that_can_not_be_served_is_named(tmp_path: Path) -> None:
     """The host must not start without a function and say nothing."""
-    timer = write_app(
-        tmp_path / "timer",
-        '@app.timer_trigger(arg_name="t", schedule="0 * * * * *")\ndef tick(t: func.TimerRequest) -> None: ...',
+    grid = write_app(
+        tmp_path / "grid",
+        '@app.event_grid_trigger(arg_name="t")\ndef tick(t: func.EventGridEvent) -> None: ...',
+    )
+    retrying = write_app(
+        tmp_path / "retrying",
+        '@app.timer_trigger(arg_name="t", schedule="0 * * * * *")\n'
+        '@app.retry(strategy="fixed_delay", max_retry_count="3", delay_interval="00:00:01")\n'
+        "def tick(t: func.TimerRequest) -> None: ...",
     )
     broken = write_app(tmp_path / "broken", "import no_such_module")
     common = ("--port", "0", "--data", str(tmp_path / "data"), "--app")
-    assert "function 'tick' needs a trigger of type 'timerTrigger'" in refused(*common, str(timer)).splitlines()[-1]
+    assert "function 'tick' needs a trigger of type 'eventGridTrigger'" in refused(*common, str(grid)).splitlines()[-1]
+    assert "function 'tick' has a retry policy" in refused(*common, str(retrying)).splitlines()[-1]
     said = refused(*common, str(broken))
     assert "no_such_module" in said.splitlines()[-1]
     assert 'function_app.py", line 4' in said  # where it happened, for whoever wrote it

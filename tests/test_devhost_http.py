@@ -13,8 +13,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from devhost.bindings import Unserved
 from devhost.host import Application
-from devhost.http import Unserved
 from devhost.local_settings import HostSettings
 from tests.devhost_serving import NoEngine, raw, serving_app, write_app
 from tests.durable_host import functions_of
@@ -264,8 +264,8 @@ async def test_the_route_prefix_is_api_unless_host_json_says_otherwise(tmp_path:
     ("source", "named"),
     [
         (
-            '@app.timer_trigger(arg_name="t", schedule="0 * * * * *")\ndef tick(t: func.TimerRequest) -> None: ...',
-            "timerTrigger",
+            '@app.event_grid_trigger(arg_name="t")\ndef tick(t: func.EventGridEvent) -> None: ...',
+            "eventGridTrigger",
         ),
         (
             '@app.route(route="q")\n@app.queue_output(arg_name="out", queue_name="q", connection="c")\n'
@@ -280,7 +280,7 @@ async def test_the_route_prefix_is_api_unless_host_json_says_otherwise(tmp_path:
     ],
 )
 def test_what_the_host_does_not_have_is_named_at_start(tmp_path: Path, source: str, named: str) -> None:
-    """A timer that silently never fires would look like a bug of the app."""
+    """A trigger that silently never fires would look like a bug of the app."""
     functions = functions_of(write_app(tmp_path / "app", source))
     with pytest.raises(Unserved, match=f"'tick'.*{named}"):
         Application(functions, HostSettings("", "hub"), NoEngine(), "http://host.test")

@@ -118,6 +118,11 @@ class DurableEngine:
         self._processes.nudge_all()
         self._processes.leave()
 
+    @property
+    def process_id(self) -> str:
+        """This process's id in the hub: a new one each time that it was declared dead. Empty before `start`."""
+        return self._processes.id
+
     def client_binding(self, base_url: str) -> str:
         """The JSON that a `durableClient` parameter receives, for a host at `base_url` (no slash at its end)."""
         return api.client_binding(base_url, self.hub)

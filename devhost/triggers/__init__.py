@@ -1,0 +1,5 @@
+"""Timer, queue and blob triggers: one process of a data folder listens and calls, see `leader.py`."""
+
+from devhost.triggers.service import Triggers
+
+__all__ = ["Triggers"]
