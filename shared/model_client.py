@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from shared.cancellation import checkpoint
 from shared.errors import StepFailed
+from shared.model_answers import MAX_DETAIL, AnswerReader, ModelAnswer
 
 if TYPE_CHECKING:
     import openai
@@ -30,14 +31,12 @@ READ_SECONDS = 120.0
 MAX_CONNECTIONS = 1000
 KEEP_ALIVE_SECONDS = 4.0
 """Less than servers' (5 s is common), so that no request goes out on a connection that its server is closing."""
-MAX_DETAIL = 500
 MAX_RETRY_AFTER = 3600.0
 MIN_SECRET = 8
 """A shorter key is a word such as "dev", not a secret."""
 
 _AZURE_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com", ".openai.azure.us")
 _AZURE_SCOPE = "https://cognitiveservices.azure.com/.default"
-_USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HINTS = {
     401: "set TRUESTOP_MODEL_API_KEY to this endpoint's key",
@@ -48,21 +47,12 @@ _HINTS = {
 
 @dataclass
 class ModelRequest:
-    """What to ask: chat messages as OpenAI defines them. `model` None: the client's default."""
+    """What to ask: chat messages and tools as OpenAI defines them. `model` None: the client's default."""
 
     messages: list[dict[str, Any]]
     model: str | None = None
     max_tokens: int | None = None
-
-
-@dataclass
-class ModelAnswer:
-    """A whole answer. `usage` counts tokens (`prompt_tokens`, `completion_tokens`, `total_tokens`) if the endpoint did."""
-
-    text: str
-    finish_reason: str | None
-    usage: dict[str, int] | None
-    model: str
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
 
 class ModelClient:
@@ -93,23 +83,19 @@ class ModelClient:
         """Ask, and hand over each piece of text as it comes. Call it inside a run's operation.
 
         Raises `RunCancelled` between chunks, and `StepFailed` with one of the codes model_not_configured, model_unavailable,
-        model_rate_limited, model_rejected, model_timeout, model_interrupted. However it ends, the connection of an
-        unfinished answer is closed and what arrived was given to `on_text`.
+        model_rate_limited, model_rejected, model_timeout, model_interrupted, model_refused, model_filtered,
+        model_answer_too_large. However it ends, the connection of an unfinished answer is closed and what arrived was given
+        to `on_text`.
         """
         checkpoint()
-        answer = ModelAnswer("", None, None, request.model or self._default_model or "")
-        pieces: list[str] = []
+        reader = AnswerReader(request.model or self._default_model or "")
         async with aclosing(self._chunks(request)) as chunks:
             async for chunk in chunks:
-                text = _take(chunk, answer)
+                text = reader.take(chunk)
                 if text:
-                    pieces.append(text)
                     on_text(text)
                 checkpoint()
-        if answer.finish_reason is None:
-            raise StepFailed("model_interrupted", "the model's answer ended before it was complete", retryable=True)
-        answer.text = "".join(pieces)
-        return answer
+        return reader.whole()
 
     async def probe(self) -> None:
         """Ask the endpoint for anything at all. Raises `StepFailed` when it doesn't answer or doesn't let us in."""
@@ -168,6 +154,8 @@ class ModelClient:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if request.tools:
+            arguments["tools"] = request.tools
         if request.max_tokens is not None:
             # OpenAI's newer models refuse `max_tokens`; many compatible servers know nothing else.
             host = urlsplit(self._endpoint).hostname or ""
@@ -280,22 +268,6 @@ def _tls() -> ssl.SSLContext:
     import httpx2
 
     return httpx2.create_ssl_context()
-
-
-def _take(chunk: Any, answer: ModelAnswer) -> str:
-    """Note in `answer` what a chunk says of it; answers the chunk's text. Raises `StepFailed` for what is no chunk."""
-    try:
-        answer.model = chunk.get("model") or answer.model
-        if usage := chunk.get("usage"):
-            answer.usage = {name: usage[name] for name in _USAGE if isinstance(usage.get(name), int)}
-        text = ""
-        for choice in (chunk.get("choices") or [])[:1]:
-            answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
-            text = (choice.get("delta") or {}).get("content") or ""
-        return str(text)
-    except (AttributeError, TypeError, KeyError) as error:
-        detail = "the endpoint sent something that is not a chunk of a chat completion"
-        raise StepFailed("model_interrupted", detail, retryable=True) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

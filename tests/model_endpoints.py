@@ -15,7 +15,8 @@ import pytest
 
 from shared.cancellation import CancelToken, set_current
 from shared.errors import StepFailed
-from shared.model_client import ModelAnswer, ModelClient, ModelRequest
+from shared.model_answers import ModelAnswer
+from shared.model_client import ModelClient, ModelRequest
 
 KEY = "sk-very-secret-key"
 

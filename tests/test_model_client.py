@@ -13,7 +13,8 @@ import pytest_asyncio
 from devhost.scripted_model import ScriptedModel
 from shared.cancellation import set_current
 from shared.errors import Cancellation, NoCurrentRun, RunCancelled, StepFailed
-from shared.model_client import ModelAnswer, ModelRequest
+from shared.model_answers import ModelAnswer
+from shared.model_client import ModelRequest
 from tests.devhost_serving import serving
 from tests.model_endpoints import KEY, Model, misbehaving, model_at, saying
 from tests.support.waiting import eventually

@@ -18,7 +18,8 @@ from shared import workflows
 from shared.cancellation import checkpoint
 from shared.executions import RunRef, item_path, run_ref
 from shared.ids import new_ulid
-from shared.model_client import ModelAnswer, ModelRequest
+from shared.model_answers import ModelAnswer
+from shared.model_client import ModelRequest
 from shared.names import DocumentType
 from shared.runs import CancelRequest, Start, request_cancel, start_run
 from shared.services import Services, make_services
