@@ -61,16 +61,11 @@ class BlobPage:
     next: str | None
 
 
-class BlobStore(Protocol):
-    """Named byte strings. A put is whole or not at all, durable when it returns; of two at once the last one stays.
+class BlobReader(Protocol):
+    """Named byte strings that may be read. Names are `/`-separated paths (see `check_blob_name`).
 
-    Names are `/`-separated paths (see `check_blob_name`). Every method may raise `Throttled` and `Unavailable`, and
-    `ValueError` for a name or token that can't be.
+    Every method may raise `Throttled` and `Unavailable`, and `ValueError` for a name or token that can't be.
     """
-
-    async def put(self, name: str, data: bytes, content_type: str) -> BlobInfo:
-        """Create or replace; the content type as `content_type_to_keep` says. Raises `TooLarge`."""
-        ...
 
     async def get(self, name: str) -> Blob:
         """Facts and bytes. Raises `NotFound`; `TooLarge` for what others put there."""
@@ -78,10 +73,6 @@ class BlobStore(Protocol):
 
     async def info(self, name: str) -> BlobInfo:
         """Facts. Raises `NotFound`."""
-        ...
-
-    async def delete(self, name: str) -> None:
-        """Delete, if it exists."""
         ...
 
     async def list(self, prefix: str = "", limit: int = 100, after: str | None = None) -> BlobPage:
@@ -93,6 +84,18 @@ class BlobStore(Protocol):
 
     async def close(self) -> None:
         """Release what the store holds. Idempotent."""
+        ...
+
+
+class BlobStore(BlobReader, Protocol):
+    """Named byte strings. A put is whole or not at all, durable when it returns; of two at once the last one stays."""
+
+    async def put(self, name: str, data: bytes, content_type: str) -> BlobInfo:
+        """Create or replace; the content type as `content_type_to_keep` says. Raises `TooLarge`."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Delete, if it exists."""
         ...
 
 
@@ -164,7 +167,7 @@ class LocalBlobs:
 
     async def list(self, prefix: str = "", limit: int = 100, after: str | None = None) -> BlobPage:
         check_limit(limit)
-        last = "" if after is None else _read_token(after)
+        last = "" if after is None else read_page_token(after)
         if not can_begin_a_name(prefix):
             return BlobPage([], None)
         return await asyncio.to_thread(self._list, prefix, limit, last)
@@ -222,7 +225,7 @@ class LocalBlobs:
         items: list[BlobInfo] = []
         for name in names[bisect_right(names, last) :]:
             if len(items) == limit:
-                return BlobPage(items, _token(items[-1].name))
+                return BlobPage(items, page_token(items[-1].name))
             try:
                 items.append(self._read(name, False).info)
             except NotFound:
@@ -285,11 +288,13 @@ def _read_facts(file: BinaryIO, name: str) -> BlobInfo:
         raise Unavailable(f"the file of blob {name!r} is damaged") from None
 
 
-def _token(name: str) -> str:
+def page_token(name: str) -> str:
+    """The token of the page after the blob `name`, where names are in order."""
     return base64.urlsafe_b64encode(name.encode()).decode()
 
 
-def _read_token(token: str) -> str:
+def read_page_token(token: str) -> str:
+    """The name in a `page_token`. Raises `ValueError` for anything else."""
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except ValueError:

@@ -30,6 +30,12 @@ LOCK_ID = "lock"
 RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, "group"})
 
 QUEUE_NOTIFICATIONS = "notifications"
+QUEUE_FILE_SYNC = "file-sync"
+QUEUES = (QUEUE_NOTIFICATIONS, QUEUE_FILE_SYNC)
+"""Every queue, for who makes them."""
+
+CONTAINER_FILE_SYNC = "filesync"
+"""The blob container that people drop files into."""
 
 
 class DocumentType(StrEnum):

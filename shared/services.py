@@ -9,8 +9,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.blobs import BlobStore, LocalBlobs
+from shared.blobs import BlobReader, BlobStore, LocalBlobs
+from shared.folder_blobs import FolderBlobs, container_folder
 from shared.model_client import ModelClient
+from shared.names import CONTAINER_FILE_SYNC
 from shared.queue_bodies import LargeBodies
 from shared.queues import QueueSender, SqliteQueue
 from shared.settings import Settings, get_settings
@@ -31,6 +33,8 @@ class Services:
     settings: Settings
     store: DocumentStore
     blobs: BlobStore
+    sources: BlobReader
+    """The container that people drop files into, for File Sync."""
     queue: QueueSender
     model: ModelClient
     watcher: Watcher
@@ -48,7 +52,7 @@ class Services:
     async def close(self) -> None:
         """Release everything. Operations must have ended."""
         await self.watcher.close()
-        for part in (self.model, self.queue, self.blobs, self.store):
+        for part in (self.model, self.queue, self.sources, self.blobs, self.store):
             await part.close()
         if self.database is not None:
             await self.database.close()
@@ -59,11 +63,12 @@ def make_services(settings: Settings) -> Services:
     local = settings.store == "sqlite" or settings.storage == "local"
     database = Database.open(settings.data / "truestop.db") if local else None
     store = _store(settings, database)
-    blobs, queue = _storage(settings, database)
+    blobs, sources, queue = _storage(settings, database)
     return Services(
         settings=settings,
         store=store,
         blobs=blobs,
+        sources=sources,
         queue=LargeBodies(queue, blobs),
         model=ModelClient(
             endpoint=settings.model_endpoint,
@@ -95,16 +100,18 @@ def _store(settings: Settings, database: Database | None) -> DocumentStore:
     return CosmosStore(cosmos_account(settings))
 
 
-def _storage(settings: Settings, database: Database | None) -> tuple[BlobStore, QueueSender]:
+def _storage(settings: Settings, database: Database | None) -> tuple[BlobStore, BlobReader, QueueSender]:
     if settings.storage == "local":
         assert database is not None
-        return LocalBlobs(settings.data / "blobs"), SqliteQueue(database)
+        folder = container_folder(settings.data, CONTAINER_FILE_SYNC)
+        return LocalBlobs(settings.data / "blobs"), FolderBlobs(folder), SqliteQueue(database)
     from shared.azure_storage import connection_from  # its SDKs take long to import
     from shared.blobs_azure import AzureBlobs
     from shared.queues_azure import AzureQueue
 
     connection = connection_from(os.environ)
-    return AzureBlobs(connection, settings.blob_container), AzureQueue(connection)
+    blobs, sources = AzureBlobs(connection, settings.blob_container), AzureBlobs(connection, CONTAINER_FILE_SYNC)
+    return blobs, sources, AzureQueue(connection)
 
 
 _services: Services | None = None

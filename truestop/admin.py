@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shared.blobs_azure import AzureBlobs
     from shared.settings import Settings
 
 
@@ -24,9 +25,9 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser(
         "init",
-        help="make the Cosmos DB database and container, the blob container and the queues",
+        help="make the Cosmos DB database and container, the blob containers and the queues",
         description="Make the Cosmos DB database and container if they are missing, and check the container if it is"
-        " there; with TRUESTOP_STORAGE=azure also the blob container and the queues, in the account of"
+        " there; with TRUESTOP_STORAGE=azure also the blob containers and the queues, in the account of"
         " AzureWebJobsStorage."
         " Reads the app's settings TRUESTOP_COSMOS_ENDPOINT, _KEY (unset: your own identity), _DATABASE and _CONTAINER.",
     )
@@ -64,18 +65,26 @@ async def _init_cosmos(settings: Settings) -> str:
 async def _init_storage(settings: Settings, environment: Mapping[str, str]) -> str:
     from shared.azure_storage import connection_from
     from shared.blobs_azure import AzureBlobs
-    from shared.names import QUEUE_NOTIFICATIONS
+    from shared.names import CONTAINER_FILE_SYNC, QUEUES
     from shared.queues_azure import AzureQueue
 
     connection = connection_from(environment)
-    blobs, queue = AzureBlobs(connection, settings.blob_container), AzureQueue(connection)
+    containers = (settings.blob_container, CONTAINER_FILE_SYNC)
+    queue = AzureQueue(connection)
+    try:
+        for container in containers:
+            await _make_container(AzureBlobs(connection, container))
+        await queue.initialise(QUEUES)
+    finally:
+        await queue.close()
+    return f"Blob containers {', '.join(containers)} and queues {', '.join(QUEUES)} are ready."
+
+
+async def _make_container(blobs: AzureBlobs) -> None:
     try:
         await blobs.initialise()
-        await queue.initialise([QUEUE_NOTIFICATIONS])
     finally:
         await blobs.close()
-        await queue.close()
-    return f"Blob container {settings.blob_container!r} and queue {QUEUE_NOTIFICATIONS!r} are ready."
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import pytest
 
 from shared.azure_storage import StorageConnection
 from shared.blobs_azure import AzureBlobs
-from shared.names import QUEUE_NOTIFICATIONS
+from shared.names import CONTAINER_FILE_SYNC, QUEUES
 from shared.queues_azure import AzureQueue
 from truestop import admin
 
 
-def test_it_makes_the_container_and_the_queue_and_may_be_repeated(
+def test_it_makes_the_containers_and_the_queues_and_may_be_repeated(
     storage_account: StorageConnection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Guards that an app whose identity may not create them finds them there."""
@@ -32,12 +32,15 @@ def test_it_makes_the_container_and_the_queue_and_may_be_repeated(
 
 
 async def _use(account: StorageConnection, container: str) -> None:
-    blobs, queue = AzureBlobs(account, container), AzureQueue(account)
+    queue = AzureQueue(account)
     try:
-        await blobs.put("a/b.txt", b"x", "text/plain")
-        await queue.peek(QUEUE_NOTIFICATIONS, 1)
+        for name in (container, CONTAINER_FILE_SYNC):
+            blobs = AzureBlobs(account, name)
+            await blobs.put("a/b.txt", b"x", "text/plain")
+            await blobs.close()
+        for name in QUEUES:
+            await queue.peek(name, 1)
     finally:
-        await blobs.close()
         await queue.close()
 
 
