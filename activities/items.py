@@ -11,6 +11,7 @@ from typing import Any
 from activities.steps import ask_model, document_names, messages, model_call
 from activities.values import step_of, values_for
 from shared import templates, web
+from shared.branches import cancelled_branch, refusal
 from shared.cancellation import run_blocking
 from shared.documents import Documents
 from shared.errors import ConditionFailed, Conflict, StepFailed
@@ -26,7 +27,7 @@ from shared.states import ExecutionStatus as Ex
 from shared.states import RunStatus
 from shared.steps import AnalyzeDocumentsStep, FetchUrlsStep
 from shared.store.port import Create, Document, FieldIn, Op, Patch, Prefix, Query
-from shared.supervisor import Outcome, supervise
+from shared.supervisor import Outcome, outcome_of, supervise
 
 CREATE_BATCH = 90
 """Items created in one transaction."""
@@ -38,7 +39,7 @@ async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, An
     run, step = await step_of(services, ref, path)
     container = await services.store.get(ref.partition, ref.execution_id(path))
     if container["status"] not in (Ex.PENDING, Ex.RUNNING):
-        return {"status": container["status"], "error": container["error"]}
+        return await outcome_of(services, ref, container)
     names: list[str] = []
     failure: dict[str, str] | None = None
     try:
@@ -52,7 +53,7 @@ async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, An
             return await _close(services, ref, path, Ex.FAILED, None, failure)
         count = await _create_items(services, ref, path, names)
     except ConditionFailed:
-        return {"status": Ex.CANCELLED}
+        return await refusal(services, ref, path)
     return {"status": Ex.RUNNING, "items": count, "lanes": min(step.parallel, services.settings.parallel_max, count)}
 
 
@@ -129,6 +130,8 @@ async def run_item(services: Services, ref: RunRef, path: str) -> Outcome:
     """Run the item at `path`. Answers its outcome."""
     run, step = await step_of(services, ref, path)
     container = path.rpartition(".")[0]
+    if cancelled_branch(run, container) is not None:
+        return {"status": Ex.SKIPPED}  # the whole fan-out is: its lanes end
     item = await services.store.get(ref.partition, ref.execution_id(path))
     spec = ExecutionSpec(path, Kind.ITEM, item["name"])
 
@@ -204,7 +207,6 @@ async def _close(
         await services.store.transact(ref.partition, ops)
     except ConditionFailed as refused:
         if refused.op_index == 0:
-            return {"status": Ex.CANCELLED}
-        container = await services.store.get(ref.partition, ref.execution_id(path))
-        return {"status": container["status"], "error": container["error"]}
+            return await refusal(services, ref, path)
+        return await outcome_of(services, ref, await services.store.get(ref.partition, ref.execution_id(path)))
     return {"status": status, "error": error}

@@ -17,7 +17,12 @@ async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
     """Begin the run. Answers `status`, and when it runs its plan: the steps as the pipeline needs them."""
     run = await begin_run(services, ref)
     plan = [
-        {"path": step_path(i), "fans_out": step["kind"] in FANS_OUT, "on_error": step.get("on_error", "stop")}
+        {
+            "path": step_path(i),
+            "shape": "fan_out" if step["kind"] in FANS_OUT else "operation",
+            "on_error": step.get("on_error", "stop"),
+            "on_cancelled": step.get("on_cancelled", "continue"),
+        }
         for i, step in enumerate(run["definition"]["steps"])
     ]
     return {"status": run["status"], "steps": plan, "grace_seconds": run["definition"]["grace_seconds"]}

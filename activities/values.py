@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared import templates
+from shared.branches import cancelled_branch
 from shared.executions import RunRef, step_path
 from shared.outputs import load
 from shared.services import Services
@@ -23,7 +24,7 @@ async def step_of(services: Services, ref: RunRef, path: str) -> tuple[Document,
 async def values_for(services: Services, run: Document, ref: RunRef, step: Step) -> dict[str, Any]:
     """`input` and `steps`, with only those outputs that the step's templates name.
 
-    A step that did not complete (it failed and the run went on) has the empty output, whatever part of one it left.
+    A step that did not complete (it failed or was cancelled, and the run went on) has the empty output, whatever it left.
     """
     wanted = {
         reference.path[1]
@@ -35,6 +36,8 @@ async def values_for(services: Services, run: Document, ref: RunRef, step: Step)
     for index, one in enumerate(run["definition"]["steps"]):
         if one["name"] in wanted:
             execution = await services.store.get(ref.partition, ref.execution_id(step_path(index)))
-            completed = execution["status"] == ExecutionStatus.COMPLETED
+            completed = execution["status"] == ExecutionStatus.COMPLETED and not cancelled_branch(
+                run, execution["path"]
+            )
             outputs[one["name"]] = {"output": await load(services.blobs, execution) if completed else ""}
     return {"input": run["input"], "steps": outputs}

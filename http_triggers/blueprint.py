@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from http_triggers import documents, health, history, runs, workflows
+from http_triggers import cancels, documents, health, history, runs, workflows
 
-blueprints = (workflows.blueprint, runs.blueprint, history.blueprint, documents.blueprint, health.blueprint)
+blueprints = tuple(module.blueprint for module in (workflows, runs, cancels, history, documents, health))

@@ -1,8 +1,7 @@
-"""Routes that change runs: start and cancel. What they accept is durable before they answer."""
+"""The route that starts runs, and how a route names one. What it accepts is durable before it answers."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -20,7 +19,7 @@ from shared.errors import AlreadyProduced, NotFound, Problem
 from shared.executions import run_ref
 from shared.ids import new_ulid
 from shared.names import CancelSource
-from shared.orchestration import start_instance, wake
+from shared.orchestration import start_instance
 from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest, Start, request_cancel, start_run
 from shared.states import RunStatus
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_INPUT_BYTES = 256 * 1024
-SOURCES = {source.value: source for source in (CancelSource.PAGE, CancelSource.CLI, CancelSource.CLIENT)}
 
 blueprint = df.Blueprint()
 
@@ -43,15 +41,6 @@ class StartBody(BaseModel):
     input: Any = None
     run_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     wait: Annotated[float, Field(ge=0, le=20)] = 0
-
-
-class CancelBody(BaseModel):
-    """What a cancel takes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    reason: Annotated[str, Field(max_length=1000)] | None = None
-    grace_seconds: Annotated[float, Field(ge=0, le=300)] | None = None
-    force: bool = False
 
 
 def run_not_found() -> Problem:
@@ -132,35 +121,4 @@ async def _start_instance(call: Call, run: Document, created: bool) -> None:
         raise Problem(503, "start_failed", "the run could not be started; it was cancelled") from None
 
 
-async def cancel_active(call: Call) -> Answer:
-    """POST {base}/{wid}/cancel: the workflow's active run."""
-    body = call.parse(CancelBody)
-    active = (await workflows.get(call.services, partition_of(call)))["runtime"]["active_run_id"]
-    if active is None:
-        raise Problem(404, "no_active_run", "no run of this workflow is active")
-    return await _cancel(call, active, body)
-
-
-async def cancel_run(call: Call) -> Answer:
-    """POST {base}/{wid}/runs/{rid}/cancel."""
-    body = call.parse(CancelBody)
-    return await _cancel(call, (await read_run(call))["id"], body)
-
-
-async def _cancel(call: Call, run_id: str, body: CancelBody) -> Answer:
-    request = CancelRequest(
-        call.caller.as_dict(),
-        SOURCES.get(call.request.headers.get("x-truestop-source", ""), CancelSource.API),
-        body.reason,
-        body.grace_seconds,
-        body.force,
-    )
-    run = await request_cancel(call.services, partition_of(call), run_id, request)
-    assert call.client is not None
-    receipt, _ = await asyncio.gather(cancel_receipt(call.services, run), wake(call.client, run))
-    return Answer(202 if run["status"] == RunStatus.CANCELLING else 200, receipt)
-
-
 add_route(blueprint, "run_start", "POST", BASE + "/{wid}/run", start, starts_or_wakes=True)
-add_route(blueprint, "run_cancel_active", "POST", BASE + "/{wid}/cancel", cancel_active, starts_or_wakes=True)
-add_route(blueprint, "run_cancel", "POST", BASE + "/{wid}/runs/{rid}/cancel", cancel_run, starts_or_wakes=True)

@@ -3,7 +3,7 @@
 1. A step that is one operation: one activity, called until it has an outcome.
 2. A fan-out: `open_items`; one lane (a sub-orchestration) for each of its parallel places; `close_items`.
 3. `cancelled` from anywhere ends the pipeline: the store has said so, no event is needed.
-4. A step that failed ends it too, unless the step says `continue`.
+4. A step that failed ends it too, unless the step says `continue`. One that was cancelled alone does when it says `stop`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import azure.durable_functions as df
 from orchestrators.calls import Steps, call_until_done
 from shared import names
 
+STEP_CANCELLED = {"code": "step_cancelled", "message": "a step was cancelled, and it says that the run stops then"}
+
 
 def pipeline(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
     """The body of the `pipeline` orchestrator. Input: the run's reference and its `steps`."""
@@ -23,15 +25,18 @@ def pipeline(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any
     reference = {key: given[key] for key in ("scope", "workflow_id", "run_id", "epoch")}
     for step in given["steps"]:
         payload = {**reference, "path": step["path"]}
-        if step["fans_out"]:
-            outcome = yield from _fan_out(context, payload)
-        else:
-            outcome = yield from call_until_done(context, names.ACTIVITY_RUN_STEP, payload)
+        outcome = yield from _SHAPES[step["shape"]](context, payload)
         if outcome["status"] == "cancelled":
             return {"status": "cancelled"}
         if outcome["status"] == "failed" and step["on_error"] == "stop":
             return {"status": "failed", "error": outcome.get("error")}
+        if outcome["status"] == names.OUTCOME_BRANCH_CANCELLED and step["on_cancelled"] == "stop":
+            return {"status": "failed", "error": STEP_CANCELLED}
     return {"status": "completed"}
+
+
+def _operation(context: df.DurableOrchestrationContext, payload: dict[str, Any]) -> Steps:
+    return call_until_done(context, names.ACTIVITY_RUN_STEP, payload)
 
 
 def _fan_out(context: df.DurableOrchestrationContext, payload: dict[str, Any]) -> Steps:
@@ -51,3 +56,7 @@ def _fan_out(context: df.DurableOrchestrationContext, payload: dict[str, Any]) -
             ]
         )
     return (yield from call_until_done(context, names.ACTIVITY_CLOSE_ITEMS, payload))
+
+
+_SHAPES = {"operation": _operation, "fan_out": _fan_out}
+"""How each shape of step is sequenced."""

@@ -76,6 +76,7 @@ def new_execution(ref: RunRef, spec: ExecutionSpec, status: Ex, operation: bool)
         "name": spec.name,
         "status": status,
         "operation": operation,
+        "top": None,
         "attempt": 0,
         "failures": 0,
         "heartbeat_at": None,
@@ -88,5 +89,6 @@ def new_execution(ref: RunRef, spec: ExecutionSpec, status: Ex, operation: bool)
         "error": None,
         "halted": False,
         "side_effects": [],
+        "cancel": None,
         "cancel_outcome": None,
     }

@@ -21,6 +21,8 @@ EVENT_CANCEL = "cancel"
 # What activities and orchestrators tell each other beside statuses
 OUTCOME_RETRY = "retry"
 """Call the activity again, after `after_seconds`."""
+OUTCOME_BRANCH_CANCELLED = "branch_cancelled"
+"""This execution, or one above it, was cancelled alone: the run goes on without it."""
 OUTCOME_GRACE_EXPIRED = "grace_expired"
 """The grace timer fired before the pipeline ended."""
 
@@ -62,6 +64,7 @@ class EventType(StrEnum):
     EXECUTION_STARTED = "execution.started"
     EXECUTION_COMPLETED = "execution.completed"
     EXECUTION_FAILED = "execution.failed"
+    EXECUTION_CANCELLING = "execution.cancelling"
     EXECUTION_CANCELLED = "execution.cancelled"
     EXECUTION_OUTPUT = "execution.output"
     LOCK_RENEWED = "lock.renewed"

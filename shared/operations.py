@@ -130,8 +130,8 @@ async def _current(store: DocumentStore, ref: RunRef, path: str) -> Document | N
         return None
 
 
-def _open(ref: RunRef, spec: ExecutionSpec, known: Document | None, operation: bool) -> Op:
-    started: dict[str, Any] = {"status": Ex.RUNNING, "started_at": now(), "heartbeat_at": new_ulid()}
+def _open(ref: RunRef, spec: ExecutionSpec, known: Document | None, operation: bool, top: str) -> Op:
+    started: dict[str, Any] = {"status": Ex.RUNNING, "top": top, "started_at": now(), "heartbeat_at": new_ulid()}
     if known is None:
         return Create({**new_execution(ref, spec, Ex.RUNNING, operation), **started, "attempt": 1})
     if known["started_at"] is not None:
@@ -208,7 +208,7 @@ def _begin_ops(
         if before is not None and before["status"] == Ex.RUNNING and not (spec is leaf and taking_over):
             continue  # a container that is open already
         opened.append(spec.path)
-        ops.append(_open(ref, spec, before, operation=spec is leaf))
+        ops.append(_open(ref, spec, before, spec is leaf, group[0].path))
         total += before is None
         pending -= before is not None and before["status"] == Ex.PENDING
         running += before is None or before["status"] == Ex.PENDING
@@ -332,34 +332,37 @@ async def _finish(store: DocumentStore, begun: Begun, ending: Ending, run_status
     return run
 
 
-async def reap(store: DocumentStore, ref: RunRef, lost: Document) -> Document | None:
-    """End a lost attempt of a cancelling run, with the operations inside it, as `lost`.
+async def reap(
+    store: DocumentStore, ref: RunRef, gone: Document, run_status: RunStatus, outcome: CancelOutcome
+) -> Document | None:
+    """End a cancelled attempt that won't end itself, with the operations inside it, as `lost` or `abandoned`.
 
-    `lost`: the execution as it was seen, its heartbeat expired. Answers the run after it, None if something changed first.
+    `gone`: the execution as it was seen. `run_status`: that of the run, `running` when only a branch was cancelled.
+    Answers the run after it, None if something changed first.
     """
     inside = await store.query(
         Query(
             DocumentType.EXECUTION,
             ref.partition,
-            where=(Prefix("id", lost["id"] + "."), FieldIn("status", (Ex.RUNNING,))),
+            where=(Prefix("id", gone["id"] + "."), FieldIn("status", (Ex.RUNNING,))),
             limit=MAX_REAPED,
         )
     )
-    gone = [lost, *inside.items]
-    ended = {"status": Ex.CANCELLED, "ended_at": now(), "cancel_outcome": CancelOutcome.LOST}
-    operations = sum(bool(one["operation"]) for one in gone)
+    group = [gone, *inside.items]
+    ended = {"status": Ex.CANCELLED, "ended_at": now(), "cancel_outcome": outcome}
+    operations = sum(bool(one["operation"]) for one in group)
     ops: list[Op] = [
         Patch(
             ref.run_id,
-            increment={"in_flight": -operations, "counts.running": -len(gone), "counts.cancelled": len(gone)},
-            when=run_guard(ref, (RunStatus.CANCELLING,)),
+            increment={"in_flight": -operations, "counts.running": -len(group), "counts.cancelled": len(group)},
+            when=run_guard(ref, (run_status,)),
         )
     ]
-    for one in gone:
+    for one in group:
         same = (FieldIn("status", (Ex.RUNNING,)), FieldIn("attempt", (one["attempt"],)))
-        heartbeat = (FieldIn("heartbeat_at", (one["heartbeat_at"],)),) if one is lost else ()
+        heartbeat = (FieldIn("heartbeat_at", (one["heartbeat_at"],)),) if one is gone else ()
         ops.append(Patch(one["id"], set=ended, when=(*same, *heartbeat)))
-        ops.append(event(ref.run_id, EventType.EXECUTION_CANCELLED, one["id"], outcome=CancelOutcome.LOST))
+        ops.append(event(ref.run_id, EventType.EXECUTION_CANCELLED, one["id"], outcome=outcome))
     try:
         return (await store.transact(ref.partition, ops))[0]
     except (ConditionFailed, NotFound):

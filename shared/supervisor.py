@@ -21,12 +21,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from shared import locks
+from shared.branches import cancelled_branch, cancelled_outcome, refusal
 from shared.cancellation import CancelToken, set_current
 from shared.errors import NotFound, RunCancelled, StepFailed, StoreError, Throttled, Unavailable
 from shared.executions import ExecutionSpec, RunRef
 from shared.ids import now
 from shared.logs import about
-from shared.names import OUTCOME_RETRY, CancelOutcome
+from shared.names import OUTCOME_BRANCH_CANCELLED, OUTCOME_RETRY, CancelOutcome
 from shared.operation_context import OperationContext
 from shared.operations import Begun, Busy, Ending, Halted, Recorded, Refused, Superseded, begin, finish, reap, record
 from shared.outputs import Output, keep
@@ -78,11 +79,11 @@ async def supervise(
     with about(ref.run_id, ref.execution_id(path)), services.watcher.watch(ref, path) as token:
         begun, sent = await _begin(services, ref, group, unless_halted)
         if isinstance(begun, Recorded):
-            return outcome_of(begun.execution)
+            return await outcome_of(services, ref, begun.execution)
         if isinstance(begun, Halted):
             return {"status": Ex.SKIPPED}
         if isinstance(begun, Refused):
-            return {"status": Ex.CANCELLED}
+            return await refusal(services, ref, path)
         work = _Supervision(services, begun, token, sent, timeout_seconds, retries, halts)
         return await work.run(body)
 
@@ -104,9 +105,9 @@ async def _begin(
                 services.store, ref, group, expired_heartbeat=expired, unless_halted=unless_halted
             )
         )
-        if isinstance(begun, Refused) and begun.run["status"] == RunStatus.CANCELLING:
+        if isinstance(begun, Refused) and begun.run["status"] not in TERMINAL_RUN:
             if busy is not None and expired is not None:
-                await reap(services.store, ref, busy.execution)
+                await reap(services.store, ref, busy.execution, begun.run["status"], CancelOutcome.LOST)
             await settle(services, ref)
         if not isinstance(begun, Busy):
             return begun, sent
@@ -119,8 +120,10 @@ async def _begin(
         await asyncio.sleep(services.settings.poll_seconds)
 
 
-def outcome_of(execution: Document) -> Outcome:
+async def outcome_of(services: Services, ref: RunRef, execution: Document) -> Outcome:
     """The outcome that an execution's record tells."""
+    if execution["status"] == Ex.CANCELLED:
+        return cancelled_outcome(await services.store.get(ref.partition, ref.run_id), ref)
     return {"status": execution["status"], "error": execution["error"]}
 
 
@@ -273,6 +276,8 @@ class _Supervision:
             if run["in_flight"] == 0:
                 await patiently(lambda: settle(self.services, self.ref, observed_at=self.observed_at))
             return {"status": Ex.CANCELLED}
+        if cancelled_branch(run, self.begun.leaf.path) is not None:
+            return await patiently(lambda: refusal(self.services, self.ref, self.begun.leaf.path))
         if ending.status == Ex.PENDING:
             return {"status": OUTCOME_RETRY, "after_seconds": self._backoff(error)}
         return {"status": ending.status, "error": ending.error}
@@ -328,8 +333,25 @@ class _Supervision:
         log.warning("the operation did not stop in time")
         if self.lost and not self.token.cancelled:
             return AGAIN  # its heartbeat stands still: the next delivery takes over once it has expired
+        if await patiently(self._abandon_branch):
+            return {"status": OUTCOME_BRANCH_CANCELLED}
         await patiently(lambda: settle(self.services, self.ref, force=True, observed_at=self.observed_at))
         return {"status": Ex.CANCELLED}
+
+    async def _abandon_branch(self) -> bool:
+        """Take this operation off the record, if only a branch was cancelled: the run goes on. Answers whether it does."""
+        store, path = self.services.store, self.begun.leaf.path
+        while True:
+            run = await store.get(self.ref.partition, self.ref.run_id)
+            if run["status"] != RunStatus.RUNNING or cancelled_branch(run, path) is None:
+                return False
+            mine = await store.get(self.ref.partition, self.ref.execution_id(path))
+            if mine["status"] != Ex.RUNNING or mine["attempt"] != self.begun.attempt:
+                break  # another attempt has the say
+            if await reap(store, self.ref, mine, RunStatus.RUNNING, CancelOutcome.ABANDONED):
+                break
+        await refusal(self.services, self.ref, path)
+        return True
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from shared.states import ExecutionStatus as Ex
+from shared.states import RunStatus
 from shared.store.port import Document
 
+MAX_ACTIVE = 50
+"""Operations named in the answer to a narrow cancel."""
 RUN_FIELDS = (
     "id",
     "workflow_id",
@@ -39,6 +42,7 @@ EXECUTION_FIELDS = (
     "output_preview",
     "output_ref",
     "error",
+    "cancel",
 )
 
 
@@ -83,6 +87,25 @@ def side_effects(execution: Document) -> list[dict[str, Any]]:
 def execution_view(execution: Document) -> dict[str, Any]:
     """A node of a run's tree."""
     return {**{name: execution[name] for name in EXECUTION_FIELDS}, "side_effects": side_effects(execution)}
+
+
+def narrow_cancel_view(run: Document, execution: Document, active: list[Document], whole: str) -> dict[str, Any]:
+    """The answer to a narrow cancel: what was cancelled, what of the run goes on, and `whole`, which cancels that too."""
+    goes_on = run["status"] == RunStatus.RUNNING
+    warning = (
+        f"Only {execution['path']} and what is below it was cancelled; the run goes on. To stop the run: POST {whole}"
+    )
+    return {
+        "scope": "execution",
+        "execution_id": execution["id"],
+        "status": execution["status"],
+        "run_id": run["id"],
+        "run_status": run["status"],
+        "remaining_active_in_run": len(active),
+        "active": [{name: one[name] for name in ("id", "kind", "name", "started_at")} for one in active[:MAX_ACTIVE]],
+        "suggested_endpoint": whole,
+        "warning": warning if goes_on else "The whole run is being cancelled.",
+    }
 
 
 def event_view(event: Document) -> dict[str, Any]:

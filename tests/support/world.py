@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from activities import items, lifecycle, steps
+from orchestrators.pipeline import STEP_CANCELLED
 from shared import workflows
 from shared.cancellation import checkpoint
 from shared.executions import RunRef, item_path, run_ref
@@ -107,6 +108,10 @@ class World:
         query = Query(DocumentType.EXECUTION, ref.partition, (Prefix("id", f"{ref.run_id}:"),), limit=1000)
         return {one["path"]: one for one in (await self.store.query(query)).items}
 
+    async def executions_at(self, ref: RunRef, path: str) -> Document | None:
+        """The execution at `path`, None when it is not there."""
+        return (await self.executions(ref)).get(path)
+
     async def events(self, ref: RunRef) -> list[Document]:
         """Its events in order."""
         query = Query(DocumentType.EVENT, ref.partition, (Prefix("id", f"{ref.run_id}:e:"),), limit=1000)
@@ -130,7 +135,7 @@ class World:
 
     async def _pipeline(self, ref: RunRef, plan: list[dict[str, Any]]) -> dict[str, Any]:
         for step in plan:
-            if step["fans_out"]:
+            if step["shape"] == "fan_out":
                 outcome = await self._fan_out(ref, step["path"])
             else:
                 outcome = await until_done(partial(steps.run, self.services, ref, step["path"]))
@@ -138,10 +143,12 @@ class World:
                 return outcome
             if outcome["status"] == "failed" and step["on_error"] == "stop":
                 return outcome
+            if outcome["status"] == "branch_cancelled" and step["on_cancelled"] == "stop":
+                return {"status": "failed", "error": STEP_CANCELLED}
         return {"status": "completed"}
 
     async def _fan_out(self, ref: RunRef, path: str) -> dict[str, Any]:
-        opened = await items.open_items(self.services, ref, path)
+        opened = await until_done(partial(items.open_items, self.services, ref, path))
         if opened["status"] != "running":
             return opened
 
@@ -152,7 +159,7 @@ class World:
                     return
 
         await asyncio.gather(*(lane(i) for i in range(opened["lanes"])))
-        return await items.close_items(self.services, ref, path)
+        return await until_done(partial(items.close_items, self.services, ref, path))
 
 
 async def until_done(call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
