@@ -63,12 +63,14 @@ async def settle(services: Services, ref: RunRef, *, force: bool = False, observ
 
 
 async def _raise_epoch(services: Services, run: Document) -> None:
-    """Fence off everything that is in flight. Done once: a second settler goes on from there."""
+    """Fence off everything that is in flight. Done once: a second settler goes on from there.
+
+    Only if it is still in flight: what has ended meanwhile needed no force, and the receipt must not say so.
+    """
     epoch = run["epoch"] + 1
     guard = run_guard(run_ref(run), (RunStatus.CANCELLING,))
-    ops: list[Op] = [
-        Patch(run["id"], set={"epoch": epoch, "cancel.forced": True}, when=(*guard, FieldIn("cancel.forced", (False,))))
-    ]
+    same = (FieldIn("cancel.forced", (False,)), FieldIn("in_flight", (run["in_flight"],)))
+    ops: list[Op] = [Patch(run["id"], set={"epoch": epoch, "cancel.forced": True}, when=(*guard, *same))]
     if await locks.owned(services.store, run_ref(run)):
         ops.append(Patch(LOCK_ID, set={"epoch": epoch}, when=(FieldIn("run_id", (run["id"],)),)))
     try:

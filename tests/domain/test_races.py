@@ -13,6 +13,11 @@ from typing import Any
 import pytest
 
 from shared.errors import Problem
+from shared.executions import ExecutionSpec
+from shared.names import Kind
+from shared.operations import Begun, Ending, begin, finish
+from shared.runs import begin_run
+from shared.states import ExecutionStatus as Ex
 from shared.store.port import Op, Patch
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.support.world import RecordingStore, World, open_world, streaming
@@ -85,6 +90,25 @@ async def race(world: World, seed: int) -> str:
     await assert_cancelled_whole(world, ref, acknowledged=run["cancel"]["acknowledged"])
     assert run["cancel"]["acknowledged"] or force  # everything here stops within the grace
     return "cancelled"
+
+
+async def test_force_that_comes_after_the_last_operation_has_ended_is_no_force(world: World) -> None:
+    """Guards the receipt: `acknowledged` is false only if something had really not stopped."""
+    ref = await world.start(await world.workflow({"kind": "model", "prompt": "Go"}))
+    await begin_run(world.services, ref)
+    begun = await begin(world.store, ref, [ExecutionSpec("s01", Kind.STEP, "step0")])
+    assert isinstance(begun, Begun)
+    store = RecordingStore(world.store)
+
+    async def let_it_end_first(ops: Sequence[Op]) -> None:
+        if any(isinstance(op, Patch) and "epoch" in op.set for op in ops):
+            store.before = None
+            await finish(world.store, begun, Ending(Ex.COMPLETED))
+
+    store.before = let_it_end_first
+    run = await World(replace(world.services, store=store), world.model).cancel(ref, force=True)
+    assert (run["status"], run["cancel"]["forced"]) == ("cancelled", False)
+    await assert_cancelled_whole(world, ref)
 
 
 @pytest.mark.parametrize("batch", range(0, SEEDS, BATCH))
