@@ -1,4 +1,4 @@
-"""`python -m bench [start] [throughput] [cancel] [races] [cost]`: all of them without a name. Prints one table.
+"""`python -m bench [start] [throughput] [cancel] [races] [remote] [cost]`: all of them without a name. Prints one table.
 
 These machines are noisy: compare figures of one call with one another, not with another day's.
 """
@@ -15,6 +15,7 @@ from datetime import datetime
 
 from bench.cost import cost
 from bench.host import Client, Json, running_host
+from bench.remote import WORKERS, stops
 
 ECHO: Json = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
 STREAM: Json = {"kind": "model", "prompt": "[[tokens=20000 delay=5ms]] go"}
@@ -134,6 +135,15 @@ async def races(client: Client, count: int = 200) -> list[Row]:
     return [(what, figures, "", "0 begun after")]
 
 
+async def remote(client: Client) -> list[Row]:
+    """From the answer of a cancel to the stream's end, where another process streams than the one that accepted."""
+    there, here = await stops(client)
+    return [
+        row(f"cancel accepted by another process: answer to stream closed ({len(there)})", there, "p95 <= 300 ms"),
+        row(f"  by the process that streams, in the same minute ({len(here)})", here, ""),
+    ]
+
+
 def _tokens_after(entry: Json, answered: float) -> int:
     began = _moment(entry["began_at"])
     return sum(began + at > answered for at in entry["tokens"])
@@ -144,6 +154,7 @@ BENCHES: dict[str, Callable[[Client], Awaitable[list[Row]]]] = {
     "throughput": throughput,
     "cancel": cancel,
     "races": races,
+    "remote": remote,
 }
 
 
@@ -154,7 +165,7 @@ async def main(names: list[str]) -> None:
         if name == "cost":
             rows.extend(await cost())
             continue
-        async with running_host() as client:
+        async with running_host(WORKERS if name == "remote" else 0) as client:
             rows.extend(await BENCHES[name](client))
     widths = [max(len(one[i]) for one in rows) for i in range(4)]
     for one in rows:

@@ -27,8 +27,8 @@ Json = dict[str, Any]
 class Client:
     """What the benchmarks ask of the API."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self.session = session
+    def __init__(self, session: aiohttp.ClientSession, pid: int, data: Path) -> None:
+        self.session, self.pid, self.data = session, pid, data
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """One request: status and parsed answer."""
@@ -42,9 +42,9 @@ class Client:
         assert status == 201, workflow
         return f"/api/user/workflows/{workflow['id']}"
 
-    async def model_log(self) -> list[Json]:
-        """Every request that the scripted model got."""
-        _, log = await self.call("GET", "/dev/model/log")
+    async def model_log(self, after: int = 0) -> list[Json]:
+        """Every request that the scripted model got, later than that with the id `after`."""
+        _, log = await self.call("GET", f"/dev/model/log?after={after}")
         return list(log["items"] if isinstance(log, dict) else log)
 
     async def until(self, path: str, done: Callable[[Json], bool], pause: float = 0.002) -> Json:
@@ -58,10 +58,10 @@ class Client:
 
 
 @asynccontextmanager
-async def running_host() -> AsyncIterator[Client]:
-    """Start a host on a folder of its own; stop it by its process id."""
+async def running_host(workers: int = 0) -> AsyncIterator[Client]:
+    """Start a host on a folder of its own, with so many workers; stop it by its process id."""
     data = Path(tempfile.mkdtemp(prefix="truestop-bench-"))
-    command = [sys.executable, "-m", "devhost", "--port", "0", "--data", str(data)]
+    command = [sys.executable, "-m", "devhost", "--port", "0", "--data", str(data), "--workers", str(workers)]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env={**os.environ}
     )
@@ -72,7 +72,7 @@ async def running_host() -> AsyncIterator[Client]:
                 pass
         connector = aiohttp.TCPConnector(limit=200)
         async with aiohttp.ClientSession(found.group(), headers=USER, connector=connector) as session:
-            yield Client(session)
+            yield Client(session, process.pid, data)
     finally:
         process.terminate()
         try:
