@@ -1,14 +1,16 @@
-# The commands: make run, make test, make check, make bench. Each sets up .venv on first use.
+# The commands: make run, make test, make check, make bench, make chaos. Each sets up .venv on first use.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 7071
 DATA ?= .data
 DEMO ?= 1
 WORKERS ?= 0
+SECONDS ?= 240
+SEED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check format bench clean
+.PHONY: run test check format bench chaos clean
 .DEFAULT_GOAL := run
 
 $(STAMP): requirements.txt pyproject.toml
@@ -35,6 +37,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(STAMP)
+	TRUESTOP_TEST_CHAOS_SECONDS=$(SECONDS) TRUESTOP_TEST_SEED=$(SEED) $(BIN)/python -m pytest -s tests/chaos/test_chaos.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -289,10 +289,8 @@ class Documents:
             after = _read_place(self.headers.get("x-ms-continuation"))
         except BadQuery as error:
             return refusal(400, str(error))
-        mine = self._where(key)
-        rows = [
-            (item, body) for other, item, body in self.container.documents(lsn) if mine(other) and select.matches(body)
-        ]
+        found = self.container.documents(lsn, self._where(key))
+        rows = [(item, body) for item, body in found if select.matches(body)]
         page, place = self._page(select, _in_order(select, rows), after)
         headers = {} if place is None else {"x-ms-continuation": place}
         documents = [select.project(body) for _, body in page]
@@ -325,17 +323,16 @@ class Documents:
             return Response(304, headers={"etag": f'"{lsn}"'})
         if since and not since.isdigit():
             return refusal(400, "bad continuation")
-        mine = self._where(key)
-        news = [one for one in self.container.changed(lsn, int(since or 0)) if mine(one[0])]
+        news = self.container.changed(lsn, int(since or 0), self._where(key))
         size = int(self.headers.get("x-ms-max-item-count") or 100)
         page = news[:size]
-        while len(page) < len(news) and news[len(page)][1].order[0] == page[-1][1].order[0]:
+        while len(page) < len(news) and news[len(page)][0].order[0] == page[-1][0].order[0]:
             page.append(news[len(page)])  # a transaction is never cut in two
-        seen = page[-1][1].order[0] if len(page) < len(news) else lsn
+        seen = page[-1][0].order[0] if len(page) < len(news) else lsn
         headers = {"etag": f'"{seen}"'}
         if not page:
             return Response(304, headers=headers)
-        documents = [{**body, "_lsn": item.order[0]} for _, item, body in page]
+        documents = [{**body, "_lsn": item.order[0]} for item, body in page]
         return Response(200, {"_rid": self.container.rid, "Documents": documents, "_count": len(documents)}, headers)
 
 

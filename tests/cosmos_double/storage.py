@@ -47,25 +47,30 @@ class Container:
     def __init__(self, definition: Body, rid: str, clock: Callable[[], float]) -> None:
         self.definition, self.rid, self.clock = definition, rid, clock
         self.fields: list[str] = [path.lstrip("/") for path in definition["partitionKey"]["paths"]]
-        self.items: dict[tuple[Key, str], Item] = {}
+        self._items: dict[Key, dict[str, Item]] = {}
+        """By partition and id."""
         self.lsn = 0
         self._rids = 0
         self._etags = 0
 
     def read(self, key: Key, document_id: str, lsn: int) -> Body | None:
         """The document as a reader at `lsn` sees it."""
-        item = self.items.get((key, document_id))
+        item = self._item(key, document_id)
         return None if item is None or self._expired(item) else item.at(lsn)
 
-    def documents(self, lsn: int) -> list[tuple[Key, Item, Body]]:
-        """All documents, in the order of their creation."""
-        found = [(key, item, item.at(lsn)) for (key, _), item in self.items.items() if not self._expired(item)]
-        return sorted(((k, i, b) for k, i, b in found if b is not None), key=lambda one: one[1].rid)
+    def documents(self, lsn: int, mine: Callable[[Key], bool]) -> list[tuple[Item, Body]]:
+        """The documents of those partitions, in the order of their creation."""
+        items = [item for key, items in self._items.items() if mine(key) for item in items.values()]
+        found = [(item, item.at(lsn)) for item in items if not self._expired(item)]
+        return sorted(((i, b) for i, b in found if b is not None), key=lambda one: one[0].rid)
 
-    def changed(self, lsn: int, since: int) -> list[tuple[Key, Item, Body]]:
-        """Documents that changed after `since`, in the order of their last change."""
-        found = [one for one in self.documents(lsn) if since < one[1].order[0] <= lsn]
-        return sorted(found, key=lambda one: one[1].order)
+    def changed(self, lsn: int, since: int, mine: Callable[[Key], bool]) -> list[tuple[Item, Body]]:
+        """Those that changed after `since`, in the order of their last change."""
+        found = [one for one in self.documents(lsn, mine) if since < one[0].order[0] <= lsn]
+        return sorted(found, key=lambda one: one[0].order)
+
+    def _item(self, key: Key, document_id: str) -> Item | None:
+        return self._items.get(key, {}).get(document_id)
 
     def apply(self, key: Key, operations: Sequence[Mapping[str, Any]]) -> list[Result]:
         """A transaction: all operations, or none. Answers each one's result; 424 for those that another one undid."""
@@ -84,7 +89,7 @@ class Container:
                 item.versions.append((self.lsn, body))
                 item.order = (self.lsn, place)
                 item.expires = self._expiry(body)
-                self.items[key, document_id] = item
+                self._items.setdefault(key, {})[document_id] = item
         return results
 
     def _stage(self, key: Key, operation: Mapping[str, Any], staged: dict[str, tuple[Item, Body | None]]) -> Result:
@@ -141,7 +146,7 @@ class Container:
     def _put(
         self, key: Key, document_id: str, body: Body | None, staged: dict[str, tuple[Item, Body | None]]
     ) -> Body | None:
-        item = staged[document_id][0] if document_id in staged else self.items.get((key, document_id))
+        item = staged[document_id][0] if document_id in staged else self._item(key, document_id)
         if item is None or item.at(self.lsn) is None or self._expired(item):
             self._rids += 1
             item = Item(self._rids, [] if item is None else item.versions)

@@ -24,6 +24,10 @@ _NOT_INHERITED = ("TRUESTOP_", "WEBSITE_", "OPENAI_", "FUNCTIONS_", "AzureWebJob
 """Settings of the machine that would make its hosts behave unlike others'."""
 
 
+class HostEnded(AssertionError):
+    """It ended while it was being started."""
+
+
 class Host:
     """A host on `data`, with so many `workers` beside it. Its port is chosen at the first start and kept."""
 
@@ -51,10 +55,17 @@ class Host:
         self.base_url, self._port = ready[1], int(ready[2])
         return self
 
+    @property
+    def pid(self) -> int:
+        """Its process id, without its workers'."""
+        assert self._process is not None
+        return self._process.pid
+
     def _ready(self) -> re.Match[str] | None:
         assert self._process is not None
         if self._process.poll() is not None:
-            raise AssertionError(f"the host ended with {self._process.returncode}:\n{self.log()[-4000:]}")
+            code, self._process = self._process.returncode, None
+            raise HostEnded(f"the host ended with {code}:\n{self.log()[-4000:]}")
         said = self._said()
         return _READY.search(said) if len(_AT_WORK.findall(said)) >= self.workers else None
 
@@ -71,11 +82,12 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def kill9(self) -> None:
-        """End it and its workers as a machine that loses its power does."""
+    def kill9(self, *, alone: bool = False) -> None:
+        """End it and its workers as a machine that loses its power does; `alone`: its workers find out by themselves."""
         if self._process is not None:
-            self.suspend()
-            self._signal_workers(signal.SIGKILL)
+            if not alone:
+                self.suspend()
+                self._signal_workers(signal.SIGKILL)
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
