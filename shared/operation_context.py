@@ -90,7 +90,10 @@ class OperationContext:
         """
         store = self.services.store
         self.token.check()
-        begun = await begin(store, self.ref, [spec], owned=True)
+        try:
+            begun = await begin(store, self.ref, [spec], inside=self.begun)
+        except Superseded:
+            raise StepFailed("lost_contact", "another attempt has taken it over", retryable=True) from None
         if isinstance(begun, Recorded):
             return await self._recorded(begun)
         if isinstance(begun, Refused):

@@ -154,15 +154,15 @@ async def begin(
     ref: RunRef,
     group: Sequence[ExecutionSpec],
     *,
-    owned: bool = False,
+    inside: Begun | None = None,
     expired_heartbeat: str | None = None,
     unless_halted: str | None = None,
 ) -> Begun | Recorded | Busy | Refused | Halted:
     """Begin an operation, if the run still runs.
 
-    `owned`: it lies inside an operation of the caller, so an older attempt of it is known to be gone. `expired_heartbeat`:
-    the value that was seen unchanged for as long as a fence takes; only that very attempt is taken over.
-    `unless_halted`: path of a fan-out's step; refused when that was halted by a failure.
+    `inside`: the caller's operation around it, so an older attempt of it is known to be gone; raises `Superseded` when that
+    one has no say any more. `expired_heartbeat`: the value that was seen unchanged for as long as a fence takes; only that
+    very attempt is taken over. `unless_halted`: path of a fan-out's step; refused when that was halted by a failure.
     """
     leaf = group[-1]
     while True:
@@ -172,15 +172,23 @@ async def begin(
         if recorded is not None and recorded["status"] not in (Ex.PENDING, Ex.RUNNING):
             return Recorded(recorded)
         if recorded is not None and recorded["status"] == Ex.RUNNING:
-            if not owned and (expired_heartbeat is None or recorded["heartbeat_at"] != expired_heartbeat):
+            if inside is None and (expired_heartbeat is None or recorded["heartbeat_at"] != expired_heartbeat):
                 return Busy(recorded)
             taking_over = True
-        ops, opened = _begin_ops(ref, group, known, taking_over, unless_halted)
+        again = inside is None and recorded is not None and recorded["attempt"] > 0
+        left = await _running_inside(store, ref, leaf.path) if again else []
+        ops, opened = _begin_ops(ref, group, known, taking_over, left)
+        if inside is not None:
+            ops.insert(1, Check(ref.execution_id(inside.leaf.path), when=_mine(inside, inside.leaf)))
+        elif unless_halted is not None:
+            ops.insert(1, Check(ref.execution_id(unless_halted), when=(FieldIn("halted", (False,)),)))
         try:
             run = (await store.transact(ref.partition, ops))[0]
         except (ConditionFailed, Conflict, NotFound) as error:
             if error.op_index == 0:
                 return Refused(await store.get(ref.partition, ref.run_id))
+            if inside is not None and error.op_index == 1:
+                raise Superseded from error
             if unless_halted is not None and error.op_index == 1:
                 return Halted()
             continue  # an execution changed under us: look again
@@ -196,9 +204,12 @@ def _begin_ops(
     group: Sequence[ExecutionSpec],
     known: dict[str, Document | None],
     taking_over: bool,
-    unless_halted: str | None,
+    left: Sequence[Document],
 ) -> tuple[list[Op], list[str]]:
-    """The transaction of a begin, and the paths that it opens (whose attempt rises)."""
+    """The transaction of a begin, and the paths that it opens (whose attempt rises).
+
+    `left`: what a lost attempt left at work inside. It becomes pending: this attempt may never come to it.
+    """
     leaf = group[-1]
     ops: list[Op] = []
     opened: list[str] = []
@@ -213,18 +224,30 @@ def _begin_ops(
         pending -= before is not None and before["status"] == Ex.PENDING
         running += before is None or before["status"] == Ex.PENDING
         ops.append(event(ref.run_id, EventType.EXECUTION_STARTED, ref.execution_id(spec.path)))
-    increments = {"in_flight": int(not taking_over), "counts.total": total}
-    increments |= {"counts.pending": pending, "counts.running": running}
-    guard: list[Op] = [
-        Patch(
-            ref.run_id,
-            increment={name: by for name, by in increments.items() if by},
-            when=run_guard(ref, (RunStatus.RUNNING,), leaf.path),
-        )
-    ]
-    if unless_halted is not None:
-        guard.append(Check(ref.execution_id(unless_halted), when=(FieldIn("halted", (False,)),)))
-    return guard + ops, opened
+    for one in left:
+        ops.append(Patch(one["id"], set={"status": Ex.PENDING, "error": _LOST}, when=_as_seen(one)))
+        ops.append(event(ref.run_id, EventType.EXECUTION_FAILED, one["id"], error=_LOST))
+    in_flight = int(not taking_over) - sum(bool(one["operation"]) for one in left)
+    increments = {"in_flight": in_flight, "counts.total": total}
+    increments |= {"counts.pending": pending + len(left), "counts.running": running - len(left)}
+    guard = Patch(
+        ref.run_id,
+        increment={name: by for name, by in increments.items() if by},
+        when=run_guard(ref, (RunStatus.RUNNING,), leaf.path),
+    )
+    return [guard, *ops], opened
+
+
+_LOST = {"code": "lost_contact", "message": "its process was gone"}
+
+
+async def _running_inside(store: DocumentStore, ref: RunRef, path: str) -> list[Document]:
+    below = (Prefix("id", ref.execution_id(f"{path}.")), FieldIn("status", (Ex.RUNNING,)))
+    return (await store.query(Query(DocumentType.EXECUTION, ref.partition, below, limit=MAX_REAPED))).items
+
+
+def _as_seen(execution: Document) -> tuple[Condition, ...]:
+    return (FieldIn("status", (execution["status"],)), FieldIn("attempt", (execution["attempt"],)))
 
 
 async def record(store: DocumentStore, begun: Begun, previews: dict[str, str]) -> Document:
@@ -340,15 +363,7 @@ async def reap(
     `gone`: the execution as it was seen. `run_status`: that of the run, `running` when only a branch was cancelled.
     Answers the run after it, None if something changed first.
     """
-    inside = await store.query(
-        Query(
-            DocumentType.EXECUTION,
-            ref.partition,
-            where=(Prefix("id", gone["id"] + "."), FieldIn("status", (Ex.RUNNING,))),
-            limit=MAX_REAPED,
-        )
-    )
-    group = [gone, *inside.items]
+    group = [gone, *await _running_inside(store, ref, gone["path"])]
     ended = {"status": Ex.CANCELLED, "ended_at": now(), "cancel_outcome": outcome}
     operations = sum(bool(one["operation"]) for one in group)
     ops: list[Op] = [
@@ -359,9 +374,8 @@ async def reap(
         )
     ]
     for one in group:
-        same = (FieldIn("status", (Ex.RUNNING,)), FieldIn("attempt", (one["attempt"],)))
         heartbeat = (FieldIn("heartbeat_at", (one["heartbeat_at"],)),) if one is gone else ()
-        ops.append(Patch(one["id"], set=ended, when=(*same, *heartbeat)))
+        ops.append(Patch(one["id"], set=ended, when=(*_as_seen(one), *heartbeat)))
         ops.append(event(ref.run_id, EventType.EXECUTION_CANCELLED, one["id"], outcome=outcome))
     try:
         return (await store.transact(ref.partition, ops))[0]

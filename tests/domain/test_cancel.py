@@ -331,7 +331,8 @@ async def test_a_write_under_an_old_epoch_or_attempt_is_refused(world: World) ->
     await lifecycle.begin(world.services, ref)
     spec = ExecutionSpec("s01", Kind.STEP, "x")
     first = await begin(world.store, ref, [spec])
-    second = await begin(world.store, ref, [spec], owned=True)
+    seen = (await world.executions(ref))["s01"]["heartbeat_at"]
+    second = await begin(world.store, ref, [spec], expired_heartbeat=seen)
     with pytest.raises(Superseded):
         await finish(world.store, first, Ending(Ex.COMPLETED, Output("late")))  # type: ignore[arg-type]
     run = await finish(world.store, second, Ending(Ex.COMPLETED, Output("right")))  # type: ignore[arg-type]

@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
-from activities import lifecycle, steps
+from activities import items, lifecycle, steps
 from shared.cancellation import run_blocking
 from shared.errors import Unavailable
 from shared.executions import ExecutionSpec, RunRef
 from shared.names import Kind
-from shared.operations import Begun, Ending, begin, finish, record
+from shared.operations import Begun, Ending, Superseded, begin, finish, record
 from shared.outputs import Output
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Op, Patch
@@ -112,8 +113,6 @@ async def test_a_lost_item_is_reaped_with_its_model_call(slow: World, tmp_path: 
     async with open_world(tmp_path, at_once) as second:
         await second.cancel(ref)
         assert await second.drive(ref) == "cancelling"  # the driver begins again only what the host would redeliver
-        from activities import items
-
         assert (await items.run_item(second.services, ref, "s01.i001"))["status"] == "cancelled"
         receipt = await assert_cancelled_whole(second, ref)
         assert sorted(one["kind"] for one in receipt["in_flight"]) == ["item", "model_call"]
@@ -268,12 +267,49 @@ async def test_partial_text_of_a_call_that_has_just_ended_does_not_lose_the_oper
     ref = await world.start(await world.workflow({"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}))
     await lifecycle.begin(world.services, ref)
     outer = await begin(world.store, ref, [ExecutionSpec("s01", Kind.STEP, "x")])
-    inner = await begin(world.store, ref, [ExecutionSpec("s01.m", Kind.MODEL_CALL, "m")], owned=True)
     assert isinstance(outer, Begun)
+    inner = await begin(world.store, ref, [ExecutionSpec("s01.m", Kind.MODEL_CALL, "m")], inside=outer)
     assert isinstance(inner, Begun)
     await finish(world.store, inner, Ending(Ex.COMPLETED, Output("all of it")))
     await record(world.store, outer, {"s01.m": "part"})
     assert (await world.executions(ref))["s01.m"]["output_preview"] == "all of it"
+
+
+async def test_what_a_lost_attempt_left_at_work_inside_does_not_keep_the_run_from_ending(
+    slow: World, tmp_path: Path
+) -> None:
+    """Guards against a run that hangs because its second attempt failed before it came to the first one's model call."""
+    name = "documents/user:alice/a.txt"
+    await slow.services.blobs.put(name, b"text", "text/plain")
+    step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up."}
+    ref = await slow.start(await slow.workflow(step))
+    first = asyncio.create_task(slow.drive(ref))
+    await eventually(lambda: slow.model.open)
+    await crash(slow, first)
+    async with open_world(tmp_path, at_once) as second:
+        await second.services.blobs.delete(name)
+        assert (await items.run_item(second.services, ref, "s01.i001"))["status"] == "failed"
+        outcome = await items.close_items(second.services, ref, "s01")
+        assert await lifecycle.end(second.services, ref, outcome) == {"status": "failed"}
+        run, tree = await second.run(ref), await second.executions(ref)
+        assert (run["in_flight"], tree["s01.i001.m"]["status"]) == (0, "skipped")
+        assert (run["counts"]["failed"], run["counts"]["skipped"], run["counts"]["total"]) == (2, 1, 3)
+        assert await second.idle(ref)
+
+
+async def test_a_stale_attempt_begins_nothing_inside(world: World) -> None:
+    """Guards against a process that stood still, goes on, and calls the model before it learns that it was taken over."""
+    ref = await begun(world)
+    outer, inner = [ExecutionSpec("s01", Kind.STEP, "x")], [ExecutionSpec("s01.m", Kind.MODEL_CALL, "m")]
+    stale = await begin(world.store, ref, outer)
+    seen = (await world.executions(ref))["s01"]["heartbeat_at"]
+    new = await begin(world.store, ref, outer, expired_heartbeat=seen)
+    assert isinstance(stale, Begun)
+    assert isinstance(new, Begun)
+    with pytest.raises(Superseded):
+        await begin(world.store, ref, inner, inside=stale)
+    assert isinstance(await begin(world.store, ref, inner, inside=new), Begun)
+    assert (await world.run(ref))["in_flight"] == 2
 
 
 async def test_settling_survives_a_crash_between_its_transactions(slow: World, tmp_path: Path) -> None:
