@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import azure.durable_functions as df
 
 from activities import items, lifecycle, steps
 from shared import names
+from shared.errors import Throttled, Unavailable
 from shared.executions import RunRef
-from shared.services import get_services
+from shared.services import Services, get_services
 
+log = logging.getLogger(__name__)
 blueprint = df.Blueprint()
 
 Payload = dict[str, Any]
@@ -22,37 +26,46 @@ def reference(payload: Payload) -> RunRef:
     return RunRef(payload["scope"], payload["workflow_id"], payload["run_id"], payload["epoch"])
 
 
+async def _answer(body: Callable[[Services], Awaitable[Payload]]) -> Payload:
+    """The body's outcome; while the store is away, that the orchestrator has to ask again."""
+    try:
+        return await body(get_services())
+    except (Throttled, Unavailable) as error:
+        log.warning("%s", error)
+        return {"status": names.OUTCOME_STORE_AWAY}
+
+
 @blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_BEGIN_RUN)
 async def begin_run(payload: Payload) -> Payload:
     """Begin the run; answers its plan."""
-    return await lifecycle.begin(get_services(), reference(payload))
+    return await _answer(lambda services: lifecycle.begin(services, reference(payload)))
 
 
 @blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_RUN_STEP)
 async def run_step(payload: Payload) -> Payload:
     """Run a step that is one operation."""
-    return await steps.run(get_services(), reference(payload), payload["path"])
+    return await _answer(lambda services: steps.run(services, reference(payload), payload["path"]))
 
 
 @blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_OPEN_ITEMS)
 async def open_items(payload: Payload) -> Payload:
     """Open a fan-out: answers how many items and lanes."""
-    return await items.open_items(get_services(), reference(payload), payload["path"])
+    return await _answer(lambda services: items.open_items(services, reference(payload), payload["path"]))
 
 
 @blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_RUN_ITEM)
 async def run_item(payload: Payload) -> Payload:
     """Run one item of a fan-out."""
-    return await items.run_item(get_services(), reference(payload), payload["path"])
+    return await _answer(lambda services: items.run_item(services, reference(payload), payload["path"]))
 
 
 @blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_CLOSE_ITEMS)
 async def close_items(payload: Payload) -> Payload:
     """Close a fan-out: gathers its outputs."""
-    return await items.close_items(get_services(), reference(payload), payload["path"])
+    return await _answer(lambda services: items.close_items(services, reference(payload), payload["path"]))
 
 
 @blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_SETTLE)
 async def settle(payload: Payload) -> Payload:
     """End the run: as its pipeline ended, or cancelled."""
-    return await lifecycle.end(get_services(), reference(payload), payload["outcome"])
+    return await _answer(lambda services: lifecycle.end(services, reference(payload), payload["outcome"]))

@@ -18,7 +18,7 @@ import azure.functions as func
 from pydantic import BaseModel, ValidationError
 
 from shared.definitions import invalid, validation_errors
-from shared.errors import Problem, Throttled, TooLarge, Unavailable
+from shared.errors import Misconfigured, Problem, Throttled, TooLarge, Unavailable
 from shared.identity import Caller, identify
 from shared.services import Services, get_services
 
@@ -148,15 +148,24 @@ async def respond(
         answer = problem_answer(problem, request)
     except (Throttled, Unavailable) as error:
         log.warning("%s %s: %s", request.method, request.url, error)
-        after = str(max(1, round(error.retry_after))) if isinstance(error, Throttled) else "2"
-        busy = Problem(503, "store_unavailable", "the store can't be reached just now; try again")
-        answer = problem_answer(busy, request, {"Retry-After": after})
+        answer = store_answer(error, request)
     except TooLarge as error:
         answer = problem_answer(Problem(413, "too_large", str(error)), request)
     except Exception:
         log.exception("%s %s failed", request.method, request.url)
         answer = problem_answer(Problem(500, "internal_error", "something went wrong; it was logged"), request)
     return write(answer)
+
+
+def store_answer(error: Throttled | Unavailable, request: func.HttpRequest) -> Answer:
+    """What a caller is told of the store: no addresses, and which setting an operator should look at."""
+    if isinstance(error, Misconfigured):
+        look = f"an operator should look at {' and '.join(error.settings)}; the log says more"
+        problem = Problem(503, "store_misconfigured", f"the store refuses this service, or lacks what it needs: {look}")
+        return problem_answer(problem, request, {"Retry-After": "30"})
+    after = str(max(1, round(error.retry_after))) if isinstance(error, Throttled) else "2"
+    busy = Problem(503, "store_unavailable", "the store can't be reached just now; try again")
+    return problem_answer(busy, request, {"Retry-After": after})
 
 
 def write(answer: Answer) -> func.HttpResponse:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
 import azure.durable_functions as df
 import azure.functions as func
 
 from http_triggers.api import Answer, Call, add_route, write
-from shared.errors import NotFound
+from shared.errors import NotFound, Unavailable
 from shared.names import QUEUE_NOTIFICATIONS
 from shared.services import Services, get_services
 from shared.store.port import Partition
@@ -48,23 +50,38 @@ PROBES: dict[str, Callable[[Services], Awaitable[None]]] = {
 }
 
 
-async def _probe(name: str, services: Services) -> str:
+@dataclass(frozen=True, slots=True)
+class State:
+    """Whether a part is up, and which settings can be the cause if it isn't."""
+
+    up: bool
+    settings: tuple[str, ...] = ()
+
+
+async def _probe(name: str, services: Services) -> State:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await PROBES[name](services)
     except Exception as error:
-        log.warning("%s is down: %s", name, error)
-        return "down"
-    return "up"
+        log.warning("%s is down: %s", name, error or f"no answer within {PROBE_SECONDS:g} s")
+        return State(False, error.settings if isinstance(error, Unavailable) else ())
+    return State(True)
 
 
 async def health(request: func.HttpRequest) -> func.HttpResponse:
-    """GET /api/health: for anyone; names no secrets."""
+    """GET /api/health: for anyone; names settings and no secrets."""
     del request  # anyone may ask, and nothing that is sent matters
     services = get_services()
-    states = dict(zip(PROBES, await asyncio.gather(*(_probe(name, services) for name in PROBES)), strict=True))
-    well = all(state == "up" for state in states.values())
-    return write(Answer(200 if well else 503, {"status": "up" if well else "down", **states}))
+    found = dict(zip(PROBES, await asyncio.gather(*(_probe(name, services) for name in PROBES)), strict=True))
+    well = all(state.up for state in found.values())
+    body: dict[str, Any] = {"status": _word(well)} | {name: _word(state.up) for name, state in found.items()}
+    if look_at := {name: list(state.settings) for name, state in found.items() if state.settings}:
+        body["look_at"] = look_at
+    return write(Answer(200 if well else 503, body))
+
+
+def _word(up: bool) -> str:
+    return "up" if up else "down"
 
 
 async def me(call: Call) -> Answer:

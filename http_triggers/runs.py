@@ -15,7 +15,7 @@ from http_triggers.api import Answer, Call, add_route
 from http_triggers.workflows import BASE, base_of, partition_of
 from shared import names, workflows
 from shared.definitions import invalid
-from shared.errors import AlreadyProduced, NotFound, Problem
+from shared.errors import AlreadyProduced, NotFound, Problem, Throttled, Unavailable
 from shared.executions import run_ref
 from shared.ids import new_ulid
 from shared.names import CancelSource
@@ -101,7 +101,10 @@ async def start(call: Call) -> Answer:
     if run["status"] == RunStatus.QUEUED:
         await _start_instance(call, run, created)
     if body.wait:
-        run = await call.services.watcher.until_ended(run_ref(run), body.wait)
+        try:
+            run = await call.services.watcher.until_ended(run_ref(run), body.wait)
+        except (Throttled, Unavailable) as error:
+            log.info("can't wait for run %s, which was started: %s", run["id"], error)
     answer = await shown(call, run)
     return Answer(202 if created else 200, answer, {"Location": answer["links"]["self"]})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob.aio import BlobServiceClient, LinearRetry
 from azure.storage.queue.aio import QueueServiceClient
 
-from shared.errors import NotFound, StoreError, Throttled, Unavailable
+from shared.errors import Misconfigured, NotFound, StoreError, Throttled, Unavailable
 from shared.settings import SettingsError
 
 SETTING = "AzureWebJobsStorage"
@@ -54,6 +55,12 @@ class StorageConnection:
     queue_uri: str | None = None
     managed_identity: bool = False
     client_id: str | None = None
+
+    def check(self) -> None:
+        """Raises `SettingsError` if one of the services that we use has no address."""
+        for service, uri in (("blob", self.blob_uri), ("queue", self.queue_uri)):
+            if self.connection_string is None and uri is None:
+                raise SettingsError(f"{self.setting}__{service}ServiceUri is not set")
 
     def blobs(self, closing: AsyncExitStack, **options: Any) -> BlobServiceClient:
         """A client of the blob service, closed (with its credential) by `closing`. Raises `SettingsError`."""
@@ -127,6 +134,10 @@ def _checked(setting: str, text: str) -> str:
         return "UseDevelopmentStorage=true"  # the one spelling that the SDK takes
     if not all(equals for _, equals, _ in parts) or not {"accountname", "blobendpoint", "queueendpoint"} & given.keys():
         raise SettingsError(f"{setting} is not a storage connection string (AccountName=…;AccountKey=…;…)")
+    try:
+        b64decode(given.get("accountkey", ""), validate=True)
+    except ValueError:
+        raise SettingsError(f"{setting} has an AccountKey that is not Base64, so it can't be an account's") from None
     return text
 
 
@@ -161,11 +172,11 @@ async def translated(setting: str, name: str) -> AsyncIterator[None]:
             raise NotFound(name) from None
         raise _refusal(setting, name, error) from error
     except TimeoutError as error:
-        raise Unavailable(f"{setting}: no answer within {CALL_SECONDS:g} s") from error
+        raise Unavailable(f"{setting}: no answer within {CALL_SECONDS:g} s", (setting,)) from error
     except (AzureError, OSError) as error:
-        raise Unavailable(f"{setting}: the account can't be reached: {_first_line(error)}") from error
+        raise Unavailable(f"{setting}: the account can't be reached: {_first_line(error)}", (setting,)) from error
     except ValueError as error:  # what the SDK makes of an answer that no storage account gives
-        raise Unavailable(f"{setting}: the answer makes no sense: {_first_line(error)}") from error
+        raise Unavailable(f"{setting}: the answer makes no sense: {_first_line(error)}", (setting,)) from error
 
 
 @contextmanager
@@ -196,17 +207,20 @@ def _refusal(setting: str, name: str, error: HttpResponseError) -> StoreError:
     """What an answer of the service (or of what stands before it) means."""
     status, code = error.status_code, _code(error)
     if status is None:
-        return Unavailable(f"{setting}: we can't sign in to the account: {_first_line(error)}")
+        return Misconfigured(f"{setting}: we can't sign in to the account: {_first_line(error)}", (setting,))
     if status in (429, 503):
         return Throttled(_retry_after(error))
     if code in _NOT_MADE:
-        return Unavailable(f"{setting}: {code} for {name!r}; `python -m truestop.admin init` makes what is missing")
-    if status in (401, 403):
-        return Unavailable(
-            f"{setting}: the account refused us ({status} {code}): wrong key, a clock that is off by over 15 minutes, "
-            "or an identity without the roles 'Storage Blob Data Owner' and 'Storage Queue Data Contributor'"
+        return Misconfigured(
+            f"{setting}: {code} for {name!r}; `python -m truestop.admin init` makes what is missing", (setting,)
         )
-    return Unavailable(f"{setting}: {status} {code}: {_first_line(error)}")
+    if status in (401, 403):
+        return Misconfigured(
+            f"{setting}: the account refused us ({status} {code}): wrong key, a clock that is off by over 15 minutes, "
+            "or an identity without the roles 'Storage Blob Data Owner' and 'Storage Queue Data Contributor'",
+            (setting,),
+        )
+    return Unavailable(f"{setting}: {status} {code}: {_first_line(error)}", (setting,))
 
 
 def _code(error: HttpResponseError) -> str:

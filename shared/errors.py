@@ -8,6 +8,7 @@ TruestopError
 │   ├── TooLarge            over 100 operations, or over 2 MB
 │   ├── Throttled           ask again after `retry_after`
 │   └── Unavailable         the store can't be reached, or its answer was lost
+│       └── Misconfigured   it was reached, and refuses us or lacks what we need
 ├── AlreadyProduced         a trigger was delivered again: its run exists, or existed
 ├── StepFailed              an operation failed; says whether trying again may help
 ├── NoCurrentRun            a run-only function was called outside a run
@@ -81,12 +82,19 @@ class Throttled(StoreError):
 
 
 class Unavailable(StoreError):
-    """The store can't be reached or did not answer; what was asked may or may not have happened."""
+    """The store can't be reached or did not answer; what was asked may or may not have happened.
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
+    `settings`: the names of those to look at, if any can be the cause.
+    """
+
+    def __init__(self, detail: str, settings: Sequence[str] = ()) -> None:
+        super().__init__(detail, tuple(settings))
+        self.detail, self.settings = detail, tuple(settings)
         self.message = f"the store is unavailable: {detail}"
+
+
+class Misconfigured(Unavailable):
+    """The store was reached, and refuses us or lacks what we need. It may pass: a clock is set, a new role takes effect."""
 
 
 class AlreadyProduced(TruestopError):

@@ -23,6 +23,8 @@ OUTCOME_RETRY = "retry"
 """Call the activity again, after `after_seconds`."""
 OUTCOME_BRANCH_CANCELLED = "branch_cancelled"
 """This execution, or one above it, was cancelled alone: the run goes on without it."""
+OUTCOME_STORE_AWAY = "store_away"
+"""Call the activity again when the store is back: it could not even tell what became of its operation."""
 OUTCOME_GRACE_EXPIRED = "grace_expired"
 """The grace timer fired before the pipeline ended."""
 

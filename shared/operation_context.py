@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 from shared.cancellation import CancelToken, shield
-from shared.errors import RunCancelled, StepFailed
+from shared.errors import RunCancelled, StepFailed, Throttled, Unavailable
 from shared.executions import ExecutionSpec
 from shared.ids import now
 from shared.names import CancelOutcome
 from shared.operations import Begun, Ending, Recorded, Refused, Superseded, begin, finish
-from shared.outputs import PREVIEW_BYTES, keep, load, preview
+from shared.outputs import PREVIEW_BYTES, keep, keep_part, load, preview
 from shared.persistence import patiently
 from shared.services import Services
 from shared.states import ExecutionStatus as Ex
@@ -64,6 +65,9 @@ class OperationContext:
         self.side_effects: list[dict[str, Any]] = []
         self.events: list[Create] = []
         self.texts: dict[str, PartialText] = {}
+        self.unsure = False
+        """Whether an inner operation may be on record as working though it isn't. Then this one must be tried again: that
+        settles it, and until it is settled the run could not end."""
         self._explain, self._may_retry = explain, may_retry
 
     def writer(self, path: str | None = None) -> Callable[[str], None]:
@@ -88,10 +92,10 @@ class OperationContext:
         One that ended in an earlier attempt is not run again. Raises what `body` raises; `RunCancelled` when the guard
         refuses.
         """
-        store = self.services.store
         self.token.check()
         try:
-            begun = await begin(store, self.ref, [spec], inside=self.begun)
+            async with self._recorded_for_sure():
+                begun = await begin(self.services.store, self.ref, [spec], inside=self.begun)
         except Superseded:
             raise StepFailed("lost_contact", "another attempt has taken it over", retryable=True) from None
         if isinstance(begun, Recorded):
@@ -103,12 +107,20 @@ class OperationContext:
             raise TypeError(f"an inner operation can't be {begun}")
         try:
             value = await body()
+            output = await patiently(lambda: keep(self.services.blobs, self.ref, spec.path, begun.attempt, value))
         except BaseException as error:
             await self._end_inner(begun, self._ending(error))
             raise
-        output = await keep(self.services.blobs, self.ref, spec.path, begun.attempt, value)
         await self._end_inner(begun, Ending(Ex.COMPLETED, output))
         return value
+
+    @asynccontextmanager
+    async def _recorded_for_sure(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (Throttled, Unavailable):
+            self.unsure = True
+            raise
 
     def _ending(self, raised: BaseException) -> Ending:
         """How an inner operation ended: as the operation around it will, so that both can be tried again or neither."""
@@ -124,10 +136,11 @@ class OperationContext:
         async with shield(FINISH_SECONDS):
             if ending.output is None and path in self.texts:
                 text = self.texts[path].text()
-                output = await keep(self.services.blobs, self.ref, path, begun.attempt, text)
+                output = await keep_part(self.services.blobs, self.ref, path, begun.attempt, text)
                 ending = Ending(ending.status, output, ending.error, cancel_outcome=ending.cancel_outcome)
             try:
-                await patiently(lambda: finish(self.services.store, begun, ending), FINISH_SECONDS)
+                async with self._recorded_for_sure():
+                    await patiently(lambda: finish(self.services.store, begun, ending), FINISH_SECONDS)
             except Superseded:
                 pass  # the outer operation's own end will find out the same
             self.texts.pop(path, None)

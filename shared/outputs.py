@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from shared.blobs import BlobStore
+from shared.errors import StoreError
 from shared.executions import RunRef
 from shared.store.port import Document
+
+log = logging.getLogger(__name__)
 
 PREVIEW_BYTES = 16 * 1024
 """The most of a text that a document carries."""
@@ -51,6 +55,15 @@ async def keep(blobs: BlobStore, ref: RunRef, path: str, attempt: int, value: An
     name = f"outputs/{ref.scope}/{ref.workflow_id}/{ref.run_id}/{path}.{attempt}"
     await blobs.put(name, text.encode(), "application/json" if form == "json" else "text/plain; charset=utf-8")
     return Output(short, form, name)
+
+
+async def keep_part(blobs: BlobStore, ref: RunRef, path: str, attempt: int, text: str) -> Output:
+    """Keep a text that is only part of an output; of one that can't be stored just now, its beginning."""
+    try:
+        return await keep(blobs, ref, path, attempt, text)
+    except StoreError as error:
+        log.warning("of the partial output of %s only the beginning is kept: %s", ref.execution_id(path), error)
+        return Output(preview(text))
 
 
 async def load(blobs: BlobStore, document: Document) -> Any:

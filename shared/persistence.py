@@ -14,9 +14,12 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 30.0
 
 
-async def patiently(write: Callable[[], Awaitable[T]], seconds: float = PATIENCE_SECONDS) -> T:
-    """Do `write`, again and again while the store can't, for at most `seconds`. `write` must be safe to repeat."""
-    until, pause = time.monotonic() + seconds, 0.1
+async def patiently(write: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
+    """Do `write`, again and again while the store can't, for at most `seconds` (default: `PATIENCE_SECONDS`).
+
+    `write` must be safe to repeat. Raises what it raised last.
+    """
+    until, pause = time.monotonic() + (PATIENCE_SECONDS if seconds is None else seconds), 0.1
     while True:
         try:
             return await write()

@@ -5,12 +5,14 @@ The reference page and `local.settings.sample.json` are checked against this tab
 
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 
 class Setting(NamedTuple):
@@ -118,6 +120,18 @@ def _convert(kind: str, name: str, text: str | None) -> Any:
     return value
 
 
+def _wrong_about_cosmos(endpoint: str | None, key: str | None) -> Iterator[str]:
+    """What the SDK would only complain of in the middle of a request. Names no secret."""
+    if endpoint is None:
+        yield "TRUESTOP_COSMOS_ENDPOINT must be set when TRUESTOP_STORE is cosmos"
+    elif urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
+        yield f"TRUESTOP_COSMOS_ENDPOINT must be the address of an account (https://…), not {endpoint!r}"
+    try:
+        base64.b64decode(key or "", validate=True)
+    except ValueError:
+        yield "TRUESTOP_COSMOS_KEY must be an account's key as it is shown: Base64, and not a connection string"
+
+
 def load(environment: Mapping[str, str]) -> Settings:
     """Read the settings; an empty value counts as unset. Raises `SettingsError` with all that is wrong."""
     values: dict[str, Any] = {}
@@ -131,8 +145,8 @@ def load(environment: Mapping[str, str]) -> Settings:
             wrong.append(str(error))
         if name in CHOICES and text not in CHOICES[name]:
             wrong.append(f"{name} must be one of {', '.join(CHOICES[name])}, not {text!r}")
-    if values.get("store") == "cosmos" and not values.get("cosmos_endpoint"):
-        wrong.append("TRUESTOP_COSMOS_ENDPOINT must be set when TRUESTOP_STORE is cosmos")
+    if values.get("store") == "cosmos":
+        wrong += _wrong_about_cosmos(values["cosmos_endpoint"], values["cosmos_key"])
     if wrong:
         raise SettingsError("; ".join(wrong))
     return Settings(**values)

@@ -30,7 +30,7 @@ from shared.logs import about
 from shared.names import OUTCOME_BRANCH_CANCELLED, OUTCOME_RETRY, CancelOutcome
 from shared.operation_context import OperationContext
 from shared.operations import Begun, Busy, Ending, Halted, Recorded, Refused, Superseded, begin, finish, reap, record
-from shared.outputs import Output, keep
+from shared.outputs import keep, keep_part
 from shared.persistence import patiently
 from shared.runs import observe
 from shared.services import Services
@@ -293,6 +293,9 @@ class _Supervision:
             return StepFailed("timeout", f"it took longer than {self.timeout_seconds:g} s")
         if isinstance(error, StepFailed):
             return error
+        if isinstance(error, Throttled | Unavailable):
+            after = error.retry_after if isinstance(error, Throttled) else None
+            return StepFailed("store_unavailable", str(error), retryable=True, retry_after=after)
         if isinstance(error, asyncio.CancelledError | RunCancelled):
             return StepFailed("stopped_itself", "it was cancelled from within, not by a cancel of its run")
         log.error("the operation raised", exc_info=error)
@@ -301,11 +304,15 @@ class _Supervision:
     async def _ending(self, task: asyncio.Task[Any], error: RunCancelled | StepFailed | None) -> Ending:
         """How the operation ended: what its record will say."""
         effects = tuple(self.context.side_effects)
+        path, attempt = self.begun.leaf.path, self.begun.attempt
         if error is None:
-            whole = await self._keep(task.result())
-            return Ending(Ex.COMPLETED, whole, side_effects=effects, events=tuple(self.context.events))
-        partial = self.context.texts.get(self.begun.leaf.path)
-        output = await self._keep(partial.text()) if partial is not None else None
+            try:
+                whole = await patiently(lambda: keep(self.services.blobs, self.ref, path, attempt, task.result()))
+                return Ending(Ex.COMPLETED, whole, side_effects=effects, events=tuple(self.context.events))
+            except (Throttled, Unavailable) as away:
+                error = self._explain(away)
+        partial = self.context.texts.get(path)
+        output = await keep_part(self.services.blobs, self.ref, path, attempt, partial.text()) if partial else None
         if not isinstance(error, StepFailed):
             return Ending(Ex.CANCELLED, output, side_effects=effects, cancel_outcome=CancelOutcome.STOPPED)
         facts = {"code": error.code, "message": error.detail}
@@ -313,11 +320,9 @@ class _Supervision:
             return Ending(Ex.PENDING, error=facts, side_effects=effects)
         return Ending(Ex.FAILED, output, facts, effects, halts=self.halts)
 
-    async def _keep(self, value: Any) -> Output:
-        return await keep(self.services.blobs, self.ref, self.begun.leaf.path, self.begun.attempt, value)
-
     def _may_retry(self, error: StepFailed) -> bool:
-        return self.lost or self.host_ends or (error.retryable and self.begun.failures < self.retries.max)
+        again = self.lost or self.host_ends or self.context.unsure
+        return again or (error.retryable and self.begun.failures < self.retries.max)
 
     def _backoff(self, error: BaseException | None) -> float:
         asked = error.retry_after if isinstance(error, StepFailed) else None

@@ -17,9 +17,10 @@ only with its whole workflow.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from azure.core.exceptions import AzureError, ServiceRequestError
@@ -27,7 +28,7 @@ from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpRespons
 
 from shared.errors import NotFound, StoreError, Throttled, Unavailable
 from shared.store.cosmos_batch import Batch, expand, shown
-from shared.store.cosmos_client import AnswerLost, Connection, CosmosAccount, retry_after, store_error
+from shared.store.cosmos_client import ENDPOINT, AnswerLost, Connection, CosmosAccount, retry_after, store_error
 from shared.store.cosmos_feed import FeedToken, digest, read_token
 from shared.store.cosmos_sql import Segment, Statement, ordered, page_token, segments, tied
 from shared.store.limits import PARTITION_FIELDS, check_id, check_partition, check_transaction
@@ -39,6 +40,9 @@ ATTEMPTS = 5
 """How often one request is sent, at most."""
 PAUSE_SECONDS = 0.05
 """Before the second attempt; it doubles with each, and is shortened at random so that rivals don't meet again."""
+CALL_SECONDS = 20.0
+"""How long one call of the port may take. Without it a service that accepts and says nothing would hold up a caller for
+minutes: each of several requests for its own time."""
 MAX_THROTTLE_SECONDS = 5.0
 """A longer wait than this is the caller's to decide on."""
 _NOT_APPLIED = frozenset({429, 449})
@@ -68,22 +72,29 @@ class CosmosStore:
             self._connection.session.note(found.get_response_headers())
             return shown(found)
 
-        return await self._repeatedly(read)
+        async with self._bounded():
+            return await self._repeatedly(read)
 
     async def query(self, query: Query) -> Page:
         rows: list[Document] = []
-        for segment in segments(query):
-            rows += await self._rows(segment, query, query.limit + 1 - len(rows))
-            if len(rows) > query.limit:
-                break
+        async with self._bounded():
+            for segment in segments(query):
+                rows += await self._rows(segment, query, query.limit + 1 - len(rows))
+                if len(rows) > query.limit:
+                    break
         items = [shown(row) for row in rows[: query.limit]]
         return Page(items, page_token(query, items[-1]) if len(rows) > query.limit else None)
 
     async def changes(self, partition: Partition, token: str | None = None, limit: int = 100) -> Changes:
         check_partition(partition)
-        start = place = read_token(token)
+        start = read_token(token)
         if not 1 <= limit <= MAX_PAGE:
             raise ValueError(f"limit is 1 to {MAX_PAGE}, not {limit}")
+        async with self._bounded():
+            return await self._news(partition, token, start, limit)
+
+    async def _news(self, partition: Partition, token: str | None, start: FeedToken, limit: int) -> Changes:
+        place = start
         for _ in range(_FEED_PAGES):
             documents, continuation = await self._feed_page(partition, place, limit)
             if continuation is None:
@@ -104,10 +115,20 @@ class CosmosStore:
         if not ops:
             return []
         batch = expand(ops, texts, uuid.uuid4().hex)
-        return await _Attempt(self, partition, batch).run()
+        async with self._bounded():
+            return await _Attempt(self, partition, batch).run()
 
     async def close(self) -> None:
         await self._connection.close()
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                yield
+        except TimeoutError as error:
+            where = f"Cosmos DB at {self._connection.account.endpoint} ({ENDPOINT})"
+            raise Unavailable(f"{where} gave no answer within {CALL_SECONDS:g} s", (ENDPOINT,)) from error
 
     def _session(self) -> dict[str, Any]:
         token = self._connection.session.text

@@ -28,10 +28,12 @@ from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 from azure.cosmos.exceptions import CosmosHttpResponseError, CosmosResourceExistsError, CosmosResourceNotFoundError
 
-from shared.errors import StoreError, Throttled, TooLarge, Unavailable
+from shared.errors import Misconfigured, StoreError, Throttled, TooLarge, Unavailable
 from shared.store.limits import PARTITION_FIELDS
 from shared.store.port import MAX_BYTES
 
+ENDPOINT, KEY = "TRUESTOP_COSMOS_ENDPOINT", "TRUESTOP_COSMOS_KEY"
+DATABASE, CONTAINER = "TRUESTOP_COSMOS_DATABASE", "TRUESTOP_COSMOS_CONTAINER"
 _IS_BATCH = "x-ms-cosmos-is-batch-request"
 _SESSION = "x-ms-session-token"
 _RETRY_AFTER = "x-ms-retry-after-ms"
@@ -130,7 +132,7 @@ async def _client(account: CosmosAccount) -> AsyncIterator[CosmosClient]:
             try:
                 from azure.identity.aio import DefaultAzureCredential
             except ImportError:
-                raise Unavailable("TRUESTOP_COSMOS_KEY is unset, and azure-identity is not installed") from None
+                raise Misconfigured(f"{KEY} is unset, and azure-identity is not installed", (KEY,)) from None
             credential = await stack.enter_async_context(DefaultAzureCredential())
         client = CosmosClient(
             account.endpoint,
@@ -151,7 +153,7 @@ async def _client(account: CosmosAccount) -> AsyncIterator[CosmosClient]:
         try:
             await client.__aenter__()
         except ValueError as error:
-            raise Unavailable(f"TRUESTOP_COSMOS_ENDPOINT or TRUESTOP_COSMOS_KEY can't be used: {error}") from error
+            raise Misconfigured(f"{ENDPOINT} or {KEY} can't be used: {error}", (ENDPOINT, KEY)) from error
         client.client_connection.session = None  # ours is complete; and the SDK's fails when a session isn't there yet
         yield client
 
@@ -198,23 +200,26 @@ def store_error(error: Exception, account: CosmosAccount) -> StoreError:
         return error
     if not isinstance(error, CosmosHttpResponseError):
         if isinstance(error, ClientAuthenticationError):
-            return Unavailable(f"no identity to reach Cosmos DB with; set TRUESTOP_COSMOS_KEY or sign in: {error}")
-        return Unavailable(f"Cosmos DB at {account.endpoint} (TRUESTOP_COSMOS_ENDPOINT) can't be reached: {error}")
+            return Misconfigured(f"no identity to reach Cosmos DB with; set {KEY} or sign in: {error}", (KEY,))
+        return Unavailable(f"Cosmos DB at {account.endpoint} ({ENDPOINT}) can't be reached: {error}", (ENDPOINT,))
     if error.status_code == 429:
         return Throttled(retry_after(error.headers))
     if error.status_code == 413:
         return TooLarge("bytes in a request", MAX_BYTES + 1, MAX_BYTES)
     if error.status_code == 404 and error.sub_status != _SESSION_NOT_AVAILABLE:
-        return Unavailable(
+        return Misconfigured(
             f"there is no container {account.container!r} in database {account.database!r}; look at"
-            " TRUESTOP_COSMOS_CONTAINER and TRUESTOP_COSMOS_DATABASE, or make it with `python -m truestop.admin init`"
+            f" {CONTAINER} and {DATABASE}, or make it with `python -m truestop.admin init`",
+            (CONTAINER, DATABASE),
         )
-    reason = _REASONS.get(error.status_code or 0, "")
-    return Unavailable(f"Cosmos DB answered with status {error.status_code}{reason}: {error.http_error_message or ''}")
+    said = f"Cosmos DB answered with status {error.status_code}"
+    if error.status_code in _REFUSALS:
+        return Misconfigured(f"{said}{_REFUSALS[error.status_code]}: {error.http_error_message or ''}", (KEY, ENDPOINT))
+    return Unavailable(f"{said}: {error.http_error_message or ''}")
 
 
-_REASONS = {
-    401: " (look at TRUESTOP_COSMOS_KEY, and at this machine's clock)",
+_REFUSALS = {
+    401: f" (look at {KEY}, and at this machine's clock)",
     403: " (no permission, a firewall, or this machine's clock; with an identity, it needs the role"
     " Cosmos DB Built-in Data Contributor)",
 }
