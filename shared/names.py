@@ -15,6 +15,9 @@ ACTIVITY_RUN_ITEM = "run_item"
 ACTIVITY_CLOSE_ITEMS = "close_items"
 ACTIVITY_SETTLE = "settle"
 
+# Timer functions
+TIMER_RECONCILE = "reconcile"
+
 # The Durable event that wakes a run's orchestrator after an accepted cancel
 EVENT_CANCEL = "cancel"
 
@@ -27,6 +30,9 @@ OUTCOME_STORE_AWAY = "store_away"
 """Call the activity again when the store is back: it could not even tell what became of its operation."""
 OUTCOME_GRACE_EXPIRED = "grace_expired"
 """The grace timer fired before the pipeline ended."""
+
+OUTCOME_LOST = "lost"
+"""Of a receipt: its run is gone, and nobody knows how it ended."""
 
 # Documents with one fixed id in each workflow's partition
 WORKFLOW_ID = "workflow"
@@ -70,6 +76,13 @@ class EventType(StrEnum):
     EXECUTION_CANCELLED = "execution.cancelled"
     EXECUTION_OUTPUT = "execution.output"
     LOCK_RENEWED = "lock.renewed"
+    REPAIR_STARTED = "repair.started"
+    REPAIR_CANCELLED = "repair.cancelled"
+    REPAIR_ENDED = "repair.ended"
+    REPAIR_SETTLED = "repair.settled"
+    REPAIR_REAPED = "repair.reaped"
+    REPAIR_FREED = "repair.freed"
+    REPAIR_RECEIPT = "repair.receipt"
 
 
 class Kind(StrEnum):

@@ -356,12 +356,17 @@ async def _finish(store: DocumentStore, begun: Begun, ending: Ending, run_status
 
 
 async def reap(
-    store: DocumentStore, ref: RunRef, gone: Document, run_status: RunStatus, outcome: CancelOutcome
+    store: DocumentStore,
+    ref: RunRef,
+    gone: Document,
+    run_status: RunStatus,
+    outcome: CancelOutcome,
+    also: Sequence[Create] = (),
 ) -> Document | None:
     """End a cancelled attempt that won't end itself, with the operations inside it, as `lost` or `abandoned`.
 
     `gone`: the execution as it was seen. `run_status`: that of the run, `running` when only a branch was cancelled.
-    Answers the run after it, None if something changed first.
+    `also`: events that are written with it. Answers the run after it, None if something changed first.
     """
     group = [gone, *await _running_inside(store, ref, gone["path"])]
     ended = {"status": Ex.CANCELLED, "ended_at": now(), "cancel_outcome": outcome}
@@ -377,6 +382,7 @@ async def reap(
         heartbeat = (FieldIn("heartbeat_at", (one["heartbeat_at"],)),) if one is gone else ()
         ops.append(Patch(one["id"], set=ended, when=(*_as_seen(one), *heartbeat)))
         ops.append(event(ref.run_id, EventType.EXECUTION_CANCELLED, one["id"], outcome=outcome))
+    ops.extend(also)
     try:
         return (await store.transact(ref.partition, ops))[0]
     except (ConditionFailed, NotFound):

@@ -7,7 +7,7 @@ which is idempotent: it stamps what is unfinished and ends the run in one transa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,11 +208,13 @@ async def begin_run(services: Services, ref: RunRef) -> Document:
         return await services.store.get(ref.partition, ref.run_id)
 
 
-async def request_cancel(services: Services, partition: Partition, run_id: str, request: CancelRequest) -> Document:
+async def request_cancel(
+    services: Services, partition: Partition, run_id: str, request: CancelRequest, also: Sequence[Create] = ()
+) -> Document:
     """Accept a cancel: when this returns, nothing of the run can begin any more, in any process. Answers the run.
 
-    Idempotent; the first request's facts stay. Settles at once when nothing is in flight, or with `force`. Raises
-    `NotFound`, and `Problem` 409 `run_already_finished` when the run's own end landed first.
+    Idempotent; the first request's facts stay. Settles at once when nothing is in flight, or with `force`. `also`: events
+    that the accept writes. Raises `NotFound`, and `Problem` 409 `run_already_finished` when the run's own end landed first.
     """
     while True:
         run = await services.store.get(partition, run_id)
@@ -224,7 +226,7 @@ async def request_cancel(services: Services, partition: Partition, run_id: str, 
             )
         if run["status"] == RunStatus.CANCELLING:
             break
-        accepted = await _accept(services, partition, run, request)
+        accepted = await _accept(services, partition, run, request, also)
         if accepted is not None:
             run = accepted
             break
@@ -234,7 +236,9 @@ async def request_cancel(services: Services, partition: Partition, run_id: str, 
     return run
 
 
-async def _accept(services: Services, partition: Partition, run: Document, request: CancelRequest) -> Document | None:
+async def _accept(
+    services: Services, partition: Partition, run: Document, request: CancelRequest, also: Sequence[Create]
+) -> Document | None:
     """The linearization point of a cancel. None when the run moved on meanwhile."""
     grace = request.grace_seconds
     cancel = {
@@ -256,6 +260,7 @@ async def _accept(services: Services, partition: Partition, run: Document, reque
         ),
         Patch(WORKFLOW_ID, set={"runtime.status": WorkflowStatus.CANCELLING}),
         event(run["id"], EventType.RUN_CANCELLING, source=request.source, reason=request.reason),
+        *also,
     ]
     try:
         return (await services.store.transact(partition, ops))[0]

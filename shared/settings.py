@@ -46,6 +46,10 @@ TABLE: tuple[Setting, ...] = (
     Setting("TRUESTOP_POLL_SECONDS", "0.25", "How often each process looks whether its active runs were cancelled."),
     Setting("TRUESTOP_FENCE_SECONDS", "10", "A heartbeat unchanged for this long has expired; see docs/explanation."),
     Setting("TRUESTOP_LEASE_SECONDS", "900", "How long a run's lock is held without renewal."),
+    Setting(
+        "TRUESTOP_START_AFTER_SECONDS", "60", "A run still queued after this long is started again by `reconcile`."
+    ),
+    Setting("TRUESTOP_START_GIVE_UP_SECONDS", "3600", "A run that could not be started for this long is cancelled."),
     Setting("TRUESTOP_STEP_TIMEOUT_SECONDS", "1500", "Deadline of an operation whose step names none."),
     Setting("TRUESTOP_PARALLEL_MAX", "16", "Most items of one fan-out at work at a time."),
     Setting("TRUESTOP_ITEMS_MAX", "999", "Most items of one fan-out (at most 999)."),
@@ -79,6 +83,8 @@ class Settings:
     poll_seconds: float
     fence_seconds: float
     lease_seconds: float
+    start_after_seconds: float
+    start_give_up_seconds: float
     step_timeout_seconds: float
     parallel_max: int
     items_max: int

@@ -7,6 +7,7 @@ guarded, so whoever comes second finds it done.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from shared import locks
@@ -19,7 +20,7 @@ from shared.operations import run_guard
 from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION, RunStatus, WorkflowStatus
 from shared.states import ExecutionStatus as Ex
-from shared.store.port import Check, Delete, Document, FieldIn, Op, Patch, Prefix, Query
+from shared.store.port import Check, Create, Delete, Document, FieldIn, Op, Patch, Prefix, Query
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,19 @@ def receipt_id(kind: str, key: str) -> str:
     return f"receipt:{kind}:{key}"
 
 
-async def settle(services: Services, ref: RunRef, *, force: bool = False, observed_at: str | None = None) -> Document:
+async def settle(
+    services: Services,
+    ref: RunRef,
+    *,
+    force: bool = False,
+    observed_at: str | None = None,
+    also: Sequence[Create] = (),
+) -> Document:
     """End a cancelling run, if nothing of it is in flight any more; with `force`, also if something is. Answers the run.
 
     Idempotent and safe to race: every write is guarded, and the last one ends the run, frees the lock and tells the
-    workflow in one transaction. `force` first raises the epoch, so that nothing late can write.
+    workflow in one transaction. `force` first raises the epoch, so that nothing late can write. `also`: events that the
+    transaction that ends it writes.
     """
     while True:
         run = await services.store.get(ref.partition, ref.run_id)
@@ -57,7 +66,7 @@ async def settle(services: Services, ref: RunRef, *, force: bool = False, observ
         try:
             if not await _stamp(services, run, Ex.CANCELLED):
                 continue
-            return await _end(services, run, RunStatus.CANCELLED, observed_at)
+            return await _end(services, run, RunStatus.CANCELLED, observed_at, also)
         except ConditionFailed:
             continue  # another settler was quicker, or an operation ended meanwhile: look again
 
@@ -108,8 +117,13 @@ async def _stamp(services: Services, run: Document, status: Ex) -> bool:
     return unfinished.next is None
 
 
-async def end_run(services: Services, ref: RunRef, status: RunStatus, error: dict[str, str] | None) -> Document:
-    """End a run by itself (`completed`, `failed`), unless a cancel was accepted first: then settle that. Idempotent."""
+async def end_run(
+    services: Services, ref: RunRef, status: RunStatus, error: dict[str, str] | None, also: Sequence[Create] = ()
+) -> Document:
+    """End a run by itself (`completed`, `failed`), unless a cancel was accepted first: then settle that. Idempotent.
+
+    `also`: events that the transaction that ends it writes. Raises `StillInFlight`.
+    """
     while True:
         run = await services.store.get(ref.partition, ref.run_id)
         if run["status"] == RunStatus.CANCELLING:
@@ -120,12 +134,14 @@ async def end_run(services: Services, ref: RunRef, status: RunStatus, error: dic
             raise StillInFlight(ref.run_id, run["in_flight"])
         try:
             if await _stamp(services, run, Ex.SKIPPED):
-                return await _end(services, {**run, "error": error}, status, None)
+                return await _end(services, {**run, "error": error}, status, None, also)
         except ConditionFailed:
             continue
 
 
-async def _end(services: Services, run: Document, status: RunStatus, observed_at: str | None) -> Document:
+async def _end(
+    services: Services, run: Document, status: RunStatus, observed_at: str | None, also: Sequence[Create]
+) -> Document:
     """The one transaction that ends a run. Raises `ConditionFailed` when the run is not as `run` says."""
     ref, ended = run_ref(run), now()
     counts = _final_counts(run["counts"], status)
@@ -149,6 +165,7 @@ async def _end(services: Services, run: Document, status: RunStatus, observed_at
         _workflow_after(run, status, ended),
         terminal_event(ref.run_id, _ENDED[status], error=run["error"], acknowledged=acknowledged),
     ]
+    ops.extend(also)
     ops.extend(Patch(receipt, set={"outcome": status}) for receipt in run["receipts"])
     lock = await locks.owned(services.store, ref)
     if lock is not None:
@@ -163,7 +180,7 @@ async def _end(services: Services, run: Document, status: RunStatus, observed_at
         if isinstance(error, NotFound) and error.document_id in run["receipts"]:
             # It aged out while the run was active.
             left = [receipt for receipt in run["receipts"] if receipt != error.document_id]
-            return await _end(services, {**run, "receipts": left}, status, observed_at)
+            return await _end(services, {**run, "receipts": left}, status, observed_at, also)
         if isinstance(error, NotFound) and error.document_id != LOCK_ID:
             raise
         # Another settler was quicker: the terminal event is there, or the lock is gone.

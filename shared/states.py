@@ -82,6 +82,8 @@ EXECUTION_TRANSITIONS: dict[ExecutionStatus, frozenset[ExecutionStatus]] = {
     ExecutionStatus.SKIPPED: frozenset(),
 }
 
+ACTIVE_RUN = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.CANCELLING)
+"""A run that is in one of these holds its workflow's lock."""
 TERMINAL_RUN = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.SKIPPED)
 """A run that is in one of these never changes again."""
 UNFINISHED_EXECUTION = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)

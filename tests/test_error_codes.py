@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("shared", "http_triggers", "activities", "orchestrators")
+PACKAGES = ("shared", "http_triggers", "event_triggers", "activities", "orchestrators")
 
 
 def codes_in(tree: ast.AST) -> Iterator[str]:

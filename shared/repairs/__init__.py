@@ -1,0 +1,1 @@
+"""Repairs of what no orchestrator can mend, one small module each. `shared/reconcile.py` calls them."""
