@@ -18,10 +18,11 @@ from devhost.local_settings import SettingsFileError, host_settings, local_value
 from devhost.routing import RouteError
 from devhost.workers import Workers, follow_host
 from shared.errors import Unavailable
+from shared.settings import SettingsError
 
 log = logging.getLogger("devhost")
 
-REFUSED = (BadBinding, IndexingError, PortInUse, RouteError, SettingsFileError, Unavailable, Unserved)
+REFUSED = (BadBinding, IndexingError, PortInUse, RouteError, SettingsError, SettingsFileError, Unavailable, Unserved)
 """What keeps a host from starting: one line says what to change."""
 MOST_WORKERS = 64
 

@@ -233,7 +233,13 @@ class Host:
         database = Database.open(self._data / DATABASE)
         try:
             engine = DurableEngine(database, self._functions, self._settings.hub, self._data / PROCESSES)
-            triggers = Triggers(self._functions, database, lambda: engine.process_id, engine.client_binding(url))
+            triggers = Triggers(
+                self._functions,
+                database,
+                lambda: engine.process_id,
+                engine.client_binding(url),
+                self._settings.queues,
+            )
             try:
                 yield engine, triggers
             finally:

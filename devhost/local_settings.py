@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from devhost.triggers.queue_options import DEFAULT_QUEUES, QueueOptions, queue_options
+
 DEFAULT_PREFIX = "api"
 DEFAULT_HUB = "TestHubName"
 
@@ -28,10 +30,12 @@ class SettingsFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """What devhost heeds of host.json: the prefix of HTTP routes (without slashes at its ends) and the Durable task hub."""
+    """What devhost heeds of host.json: the prefix of HTTP routes (without slashes at its ends), the Durable task hub,
+    and how queues are read."""
 
     route_prefix: str
     hub: str
+    queues: QueueOptions = DEFAULT_QUEUES
 
 
 def host_settings(directory: Path) -> HostSettings:
@@ -42,7 +46,11 @@ def host_settings(directory: Path) -> HostSettings:
     hub = _section(path, extensions, "durableTask").get("hubName", DEFAULT_HUB)
     if not isinstance(prefix, str) or not isinstance(hub, str) or not hub:
         raise SettingsFileError(path, "extensions.http.routePrefix and extensions.durableTask.hubName must be texts")
-    return HostSettings(prefix.strip("/"), hub)
+    try:
+        queues = queue_options(_section(path, extensions, "queues"))
+    except ValueError as error:
+        raise SettingsFileError(path, f"extensions.queues: {error}") from error
+    return HostSettings(prefix.strip("/"), hub, queues)
 
 
 def local_values(directory: Path) -> dict[str, str]:

@@ -27,6 +27,8 @@ MAX_PEEK = 32
 MAX_VISIBILITY = 7 * 24 * 3600
 MAX_DELAY = 6 * 24 * 3600
 """Azure drops a message after 7 days, and refuses one that would not be seen before."""
+NEVER = "9999-12-31T23:59:59.999Z"
+"""When a message expires that doesn't."""
 POISON = "-poison"
 """What the Functions host puts at the end of a queue's name for the messages that nobody could work on."""
 _NAME = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
@@ -49,7 +51,8 @@ _LEASED = f"message_id = ? AND queue = ? AND {_RECEIPT} = ?"
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message that is leased to us. `text` is JSON if we sent it; `receipt` proves the lease, until it is renewed or
-    has run out and the message was leased again. `dequeue_count` is 1 at the first delivery; times are RFC 3339 UTC."""
+    has run out and the message was leased again. `dequeue_count` is 1 at the first delivery; times are RFC 3339 UTC.
+    `garbled`: it is not in the queue's encoding, and `text` is what is there instead."""
 
     queue: str
     id: str
@@ -58,6 +61,8 @@ class Received:
     dequeue_count: int
     inserted_at: str
     visible_at: str
+    expires_at: str
+    garbled: bool = False
 
 
 class QueueSender(Protocol):
@@ -185,6 +190,9 @@ class SqliteQueue:
         check_peek(queue, limit)
         check_visibility(visibility_seconds, 1)
         await self._prepare()
+        sql = "SELECT 1 FROM queue_messages WHERE queue = ? AND visible_at <= ? LIMIT 1"
+        if not self._database.fetch(sql, (queue, time.time())):
+            return []  # a write that changes nothing would still have its turn among the others
 
         def lease(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             now = time.time()
@@ -250,5 +258,5 @@ def _leased(connection: sqlite3.Connection, message: Received, sql: str, *values
 
 def _received(row: tuple[Any, ...]) -> Received:
     queue, message_id, body, receipt, dequeue_count, inserted_at, visible_at = row
-    times = [to_text(datetime.fromtimestamp(seconds, UTC)) for seconds in (inserted_at, visible_at)]
-    return Received(queue, message_id, body, receipt, dequeue_count, *times)
+    inserted, visible = (to_text(datetime.fromtimestamp(seconds, UTC)) for seconds in (inserted_at, visible_at))
+    return Received(queue, message_id, body, receipt, dequeue_count, inserted, visible, NEVER)

@@ -27,7 +27,7 @@ Open = Callable[[int], Ports]
 DATE = "Sat, 21 Nov 2026 10:00:00 GMT"
 PROPERTIES = f"<Last-Modified>{DATE}</Last-Modified><Etag>0x1</Etag><Content-Length>1</Content-Length>"
 CREATED = response("201 Created", headers={"ETag": '"0x1"', "Last-Modified": DATE})
-LEASED = Received("q-1", "id", "{}", "receipt", 1, "", "")
+LEASED = Received("q-1", "id", "{}", "receipt", 1, "", "", "")
 
 
 @pytest.fixture(autouse=True)

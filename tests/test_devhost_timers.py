@@ -21,6 +21,7 @@ from devhost.bindings import BadBinding
 from devhost.triggers import Triggers
 from devhost.triggers.calls import Caller
 from devhost.triggers.leader import Leadership, NotLeader
+from devhost.triggers.queue_options import QueueOptions
 from devhost.triggers.schedules import parse_schedule
 from devhost.triggers.timer import SCHEMA, Status, Timer, read_status, status_at_start, timer_request
 from shared.sqlite import Database
@@ -200,14 +201,14 @@ async def test_one_that_is_not_alive_can_not_lead(bench: Bench) -> None:
 async def test_a_timer_that_can_not_work_is_named_at_start(bench: Bench, source: str, said: str) -> None:
     """Guards against a host that starts, and a timer that never fires."""
     with pytest.raises(BadBinding, match="'tick'") as refusal:
-        Triggers(bench.functions(source), bench.database, lambda: "one", "")
+        Triggers(bench.functions(source), bench.database, lambda: "one", "", QueueOptions())
     assert said in str(refusal.value)
 
 
 def test_a_schedule_may_come_from_a_setting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """`%NAME%`, as in the host."""
     monkeypatch.setenv("WHEN", "0 0 12 * * *")
-    Triggers(bench.functions(timer("%WHEN%")), bench.database, lambda: "one", "")
+    Triggers(bench.functions(timer("%WHEN%")), bench.database, lambda: "one", "", QueueOptions())
 
 
 def test_the_payload_is_what_the_host_sends() -> None:

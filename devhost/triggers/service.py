@@ -11,15 +11,17 @@ from starlette.routing import Route
 
 from devhost.bindings import is_disabled
 from devhost.functions import HostedFunction
-from devhost.triggers import admin, timer
+from devhost.triggers import admin, queue, timer
 from devhost.triggers.calls import Caller
 from devhost.triggers.leader import Leadership
+from devhost.triggers.queue_options import QueueOptions
+from devhost.triggers.storage import Storage
 from shared.errors import Unavailable
 from shared.sqlite import Database
 
 log = logging.getLogger("devhost.triggers")
 
-KINDS = frozenset({timer.KIND})
+KINDS = frozenset({timer.KIND, queue.KIND})
 TICK_SECONDS = 0.5
 """How often a process looks who leads."""
 LISTEN_AGAIN_SECONDS = 1.0
@@ -41,22 +43,32 @@ class Listener(Protocol):
 
 
 class Triggers:
-    """The listeners of those of `functions` that are triggered by timers. Use on one event loop, once."""
+    """The listeners of those of `functions` that timers and queues trigger. Use on one event loop, once."""
 
     def __init__(
-        self, functions: Sequence[HostedFunction], database: Database, me: Callable[[], str], client_binding: str
+        self,
+        functions: Sequence[HostedFunction],
+        database: Database,
+        me: Callable[[], str],
+        client_binding: str,
+        options: QueueOptions,
     ) -> None:
-        """`me` is this process's id in the hub. Raises `Unserved`, `BadBinding`."""
+        """`me` is this process's id in the hub. Raises `Unserved`, `BadBinding`, `SettingsError`, `Unavailable`."""
         self._database = database
         self._leadership = Leadership(database, me)
+        self._storage = Storage(options)
         self._listeners: dict[str, Listener] = {}
         for function in functions:
             if function.kind in KINDS:
-                caller = Caller(function, client_binding)
-                self._listeners[function.name] = timer.Timer(caller, database, self._leadership)
+                self._listeners[function.name] = self._listener(Caller(function, client_binding), options)
         self._functions = [function.name for function in functions]
         self._listening: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
+
+    def _listener(self, caller: Caller, options: QueueOptions) -> Listener:
+        if caller.function.kind == queue.KIND:
+            return queue.Queue(caller, self._storage, options)
+        return timer.Timer(caller, self._database, self._leadership)
 
     async def start(self) -> None:
         """Lead, or wait for the leader to die. The engine must have started. Raises `Unavailable`."""
@@ -71,6 +83,7 @@ class Triggers:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._stop_listening()
+        await self._storage.close()
 
     def routes(self) -> list[Route]:
         """`/admin/functions/NAME`, which calls a function by hand."""

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from shared.azure_storage import StorageConnection
 from shared.blobs import BlobStore, LocalBlobs
 from shared.blobs_azure import AzureBlobs
-from shared.queues import POISON, SqliteQueue
-from shared.queues_azure import AzureQueue
 from shared.sqlite import Database
 from shared.store.cosmos import CosmosStore
 from shared.store.cosmos_client import CosmosAccount
 from shared.store.port import DocumentStore, Partition
 from shared.store.sqlite import SqliteStore
 from tests.cosmos_double.fixtures import account_of, cosmos_account, cosmos_server  # noqa: F401 - fixtures
-from tests.support.azurite import azurite
 
 OpenStore = Callable[[], DocumentStore]
-Queues = SqliteQueue | AzureQueue
-"""What is a `QueueSender` and a `QueueReader`."""
-QUEUES = ("run-requests", "notifications", "q-1", "q-1" + POISON)
-
 
 STORES = ["sqlite", "cosmos-double", *(["cosmos-account"] if "TRUESTOP_TEST_COSMOS" in os.environ else [])]
 
@@ -66,13 +57,6 @@ def partition() -> Partition:
     return Partition(f"user:{uuid.uuid4().hex}", "w1")
 
 
-@pytest.fixture(scope="session")
-def storage_account() -> Iterator[StorageConnection]:
-    """An Azure Storage account: Azurite, started once."""
-    with azurite() as connection:
-        yield connection
-
-
 @pytest.fixture
 def blob_bytes() -> int:
     """The most that a blob may have in `blobs`."""
@@ -87,24 +71,5 @@ async def blobs(request: pytest.FixtureRequest, tmp_path: Path, blob_bytes: int)
         return
     azure = AzureBlobs(request.getfixturevalue("storage_account"), f"test-{uuid.uuid4().hex}", max_bytes=blob_bytes)
     await azure.initialise()
-    yield azure
-    await azure.close()
-
-
-@pytest.fixture(params=["sqlite", "azurite"])
-async def queues(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Queues]:
-    """`QUEUES`, all of them empty."""
-    if request.param == "sqlite":
-        database = Database.open(tmp_path / "contract.db")
-        yield SqliteQueue(database)
-        await database.close()
-        return
-    connection: StorageConnection = request.getfixturevalue("storage_account")
-    azure = AzureQueue(connection)
-    await azure.initialise(QUEUES)
-    async with AsyncExitStack() as stack:
-        service = connection.queues(stack)
-        for queue in QUEUES:
-            await service.get_queue_client(queue).clear_messages()
     yield azure
     await azure.close()

@@ -11,7 +11,7 @@ from shared.blobs import BlobStore
 from shared.errors import NotFound, TooLarge, Unavailable
 from shared.queue_bodies import PREFIX, REFERENCE, LargeBodies, discard_body, resolve_body
 from shared.queues import MAX_BODY
-from tests.contract.conftest import Queues
+from tests.support.queues import Queues
 
 LARGE = {"text": "é" * MAX_BODY}
 

@@ -12,7 +12,7 @@ import pytest
 
 from shared.errors import NotFound, TooLarge
 from shared.queues import MAX_BODY, MAX_DELAY, MAX_VISIBILITY, POISON, Received
-from tests.contract.conftest import Queues
+from tests.support.queues import Queues
 from tests.support.waiting import eventually
 
 
@@ -104,6 +104,8 @@ async def test_a_received_message_is_what_was_sent(queues: Queues) -> None:
     assert before <= datetime.fromisoformat(message.inserted_at) <= after
     hidden = timedelta(seconds=60)
     assert before + hidden <= datetime.fromisoformat(message.visible_at) <= after + hidden
+    assert datetime.fromisoformat(message.expires_at) - datetime.fromisoformat(message.inserted_at) >= timedelta(days=7)
+    assert not message.garbled
 
 
 async def test_a_leased_message_is_invisible(queues: Queues) -> None:
