@@ -16,7 +16,7 @@ from shared.errors import AlreadyProduced, ConditionFailed, Conflict, NotFound, 
 from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, new_execution, run_ref, step_path
 from shared.ids import now
-from shared.names import WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind, TriggerKind
+from shared.names import LOCK_ID, WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import run_guard
 from shared.services import Services
 from shared.settling import receipt_id, settle
@@ -26,6 +26,9 @@ from shared.store.port import Check, Create, Document, FieldIn, Op, Partition, P
 
 MAX_KEYS = 40
 """Keys of one run: its start and its end each write a receipt for every key, in one transaction of at most 100 writes."""
+
+START_TRIES = 10
+"""How often a start is tried while runs that are in its way keep ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ async def start_run(
         event(start.run_id, EventType.RUN_QUEUED, trigger=start.trigger, requested_by=dict(start.requested_by)),
     ]
     ops.extend(_receipts(start, run))
-    while True:
+    for _ in range(START_TRIES):
         try:
             return (await store.transact(partition, ops))[2] or run, True
         except (ConditionFailed, Conflict):
@@ -92,6 +95,9 @@ async def start_run(
             # The run that was in the way has just ended: try again.
         except NotFound:
             raise Problem(404, "workflow_not_found", "there is no such workflow") from None
+    # A lock without an active run is nothing that we leave behind: `reconcile` frees it when its lease is over.
+    owner = lock["run_id"] if (lock := await _existing(services, partition, LOCK_ID)) is not None else None
+    raise Problem(409, "workflow_busy", f"run {owner} still holds the lock", extra={"active_run_id": owner})
 
 
 def _queued_run(partition: Partition, workflow: Document, start: Start) -> Document:

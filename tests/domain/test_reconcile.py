@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from activities import items, lifecycle, steps
-from shared.errors import AlreadyProduced
+from shared.errors import AlreadyProduced, Problem
 from shared.executions import ExecutionSpec, RunRef
 from shared.locks import new_lock
 from shared.names import LOCK_ID, WORKFLOW_ID, CancelSource, Kind
@@ -329,7 +329,7 @@ async def at_work(scene: Scene) -> Begun:
     store, call = scene.world.store, ExecutionSpec("s01.m", Kind.MODEL_CALL, "model")
     opened = await begin(store, scene.ref, [ExecutionSpec("s01", Kind.STEP, "step0"), call])
     assert isinstance(opened, Begun)
-    inner = await begin(store, scene.ref, [ExecutionSpec("s01.m.c0", Kind.TOOL_CALL, "t")], owned=True)
+    inner = await begin(store, scene.ref, [ExecutionSpec("s01.m.c0", Kind.TOOL_CALL, "t")], inside=opened)
     assert isinstance(inner, Begun)
     return opened
 
@@ -401,6 +401,8 @@ async def test_a_lock_that_names_no_run_of_an_idle_workflow_is_freed(tmp_path: P
     async with scene(tmp_path, ECHO, lease_seconds="0.01") as one:
         await one.world.drive(one.ref)
         await one.world.store.transact(one.ref.partition, [Create(new_lock("nobody", -1))])
+        with pytest.raises(Problem, match="workflow_busy"):
+            await one.world.start(await one.world.store.get(one.ref.partition, WORKFLOW_ID))
         assert await one.reconcile() == {"repair.freed": 1}
         assert await one.world.idle(one.ref)
 
