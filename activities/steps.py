@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from activities.values import step_of, values_for
-from shared import templates
+from shared import deliveries, templates
 from shared.cancellation import checkpoint
 from shared.documents import Documents
 from shared.errors import StepFailed
 from shared.events import event
 from shared.executions import ExecutionSpec, RunRef, item_path
 from shared.model_client import ModelRequest
-from shared.names import QUEUE_NOTIFICATIONS, EventType, Kind
+from shared.names import EventType, Kind
 from shared.operation_context import OperationContext
 from shared.outputs import as_text, preview
 from shared.services import Services
@@ -156,9 +156,8 @@ def _notify(step: NotifyStep, path: str, values: Values) -> Prepared:
     async def body(context: OperationContext) -> Any:
         ref = context.ref
         facts = {"subject": preview(subject, 2000), "message": preview(message)}
-        where = {"scope": ref.scope, "workflow_id": ref.workflow_id, "run_id": ref.run_id}
-        # The same id in every attempt: who delivers it can drop a second copy.
-        await context.services.queue.send(QUEUE_NOTIFICATIONS, {"id": ref.execution_id(path), **where, **facts})
+        told = deliveries.of_notify_step(context.begun.run, ref.execution_id(path), facts)
+        await deliveries.record(context.services, ref, told)
         context.side_effect("notification", facts["subject"])
         context.events.append(event(ref.run_id, EventType.EXECUTION_OUTPUT, ref.execution_id(path), **facts))
         return facts

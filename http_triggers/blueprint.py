@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from http_triggers import cancels, documents, health, history, runs, workflows
+from http_triggers import cancels, deliveries, documents, health, history, runs, workflows
 
-blueprints = tuple(module.blueprint for module in (workflows, runs, cancels, history, documents, health))
+blueprints = tuple(module.blueprint for module in (workflows, runs, cancels, history, deliveries, documents, health))

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from shared import templates
 from shared.errors import Problem
+from shared.integrations import MAX_PER_WORKFLOW, Sender, Webhook
 from shared.steps import STEP_KINDS, AnyStep, Strict
 
 MAX_STEPS = 64
@@ -32,6 +33,8 @@ class Definition(Strict):
     grace_seconds: float = Field(default=30, ge=0, le=300)
     after_cancel: Literal["next_slot", "skip_next", "disable"] = "next_slot"
     trigger: ManualTrigger = ManualTrigger()
+    notifications: list[Webhook] = Field(default=[], max_length=MAX_PER_WORKFLOW)
+    run_requests: list[Sender] = Field(default=[], max_length=MAX_PER_WORKFLOW)
     steps: list[AnyStep] = Field(min_length=1, max_length=MAX_STEPS)
 
 

@@ -37,7 +37,8 @@ OUTCOME_LOST = "lost"
 # Documents with one fixed id in each workflow's partition
 WORKFLOW_ID = "workflow"
 LOCK_ID = "lock"
-RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, "group"})
+SECRETS_ID = "secrets"
+RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, SECRETS_ID, "group"})
 
 QUEUE_NOTIFICATIONS = "notifications"
 QUEUE_FILE_SYNC = "file-sync"
@@ -57,6 +58,10 @@ class DocumentType(StrEnum):
     EXECUTION = "execution"
     EVENT = "event"
     RECEIPT = "receipt"
+    DELIVERY = "delivery"
+    """A notification to one webhook: what is to be sent, and how far that got."""
+    SECRETS = "secrets"
+    """What a workflow's webhooks are signed with, and hashes of its senders' tokens. Never leaves the domain."""
 
 
 class EventType(StrEnum):

@@ -57,6 +57,16 @@ TABLE: tuple[Setting, ...] = (
     Setting("TRUESTOP_FETCH_MAX_BYTES", "5242880", "Largest page that `fetch_urls` reads, in bytes."),
     Setting("TRUESTOP_FETCH_TIMEOUT_SECONDS", "30", "Longest time for one page, redirects included."),
     Setting("TRUESTOP_FETCH_ALLOW_PRIVATE", "false", "Whether pages on private and loopback addresses may be fetched."),
+    Setting(
+        "TRUESTOP_WEBHOOK_ALLOW_PRIVATE",
+        "false",
+        "Whether webhooks may go to private and loopback addresses, and over plain http.",
+    ),
+    Setting(
+        "TRUESTOP_WEBHOOK_BACKOFF_SECONDS",
+        "5",
+        "Pause after a webhook's first failed attempt; each further one is four times as long, up to 9 attempts.",
+    ),
     Setting("TRUESTOP_TOOL_MODULES", "", "Modules with further tools, comma-separated; imported at start."),
 )
 
@@ -92,6 +102,8 @@ class Settings:
     fetch_max_bytes: int
     fetch_timeout_seconds: float
     fetch_allow_private: bool
+    webhook_allow_private: bool
+    webhook_backoff_seconds: float
     tool_modules: tuple[str, ...]
 
 

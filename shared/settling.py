@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from shared import locks
+from shared import deliveries, locks
 from shared.errors import ConditionFailed, Conflict, NotFound, TruestopError
 from shared.events import event, terminal_event
 from shared.executions import RunRef, run_ref, step_path
@@ -167,6 +167,9 @@ async def _end(
     ]
     ops.extend(also)
     ops.extend(Patch(receipt, set={"outcome": status}) for receipt in run["receipts"])
+    cancel = run["cancel"] and {**run["cancel"], "acknowledged": acknowledged}
+    told = deliveries.at_run_end({**run, "status": status, "ended_at": ended, "cancel": cancel}, _ENDED[status])
+    ops.extend(told)
     lock = await locks.owned(services.store, ref)
     if lock is not None:
         ops.append(Delete(LOCK_ID, when=(FieldIn("run_id", (ref.run_id,)), FieldIn("epoch", (ref.epoch,)))))
@@ -175,6 +178,7 @@ async def _end(
         if lock is None:
             log.warning("run %s ended without its lock", ref.run_id)
         services.watcher.notify(ended_run)
+        await deliveries.wake(services, (delivery.document for delivery in told))
         return ended_run
     except (Conflict, NotFound) as error:
         if isinstance(error, NotFound) and error.document_id in run["receipts"]:

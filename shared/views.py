@@ -44,6 +44,20 @@ EXECUTION_FIELDS = (
     "error",
     "cancel",
 )
+DELIVERY_FIELDS = (
+    "id",
+    "run_id",
+    "execution_id",
+    "webhook",
+    "event",
+    "message_id",
+    "payload",
+    "status",
+    "attempts",
+    "created_at",
+    "ended_at",
+    "error",
+)
 
 
 def etag(workflow: Document) -> str:
@@ -117,4 +131,13 @@ def event_view(event: Document) -> dict[str, Any]:
         "execution_id": event["execution_id"],
         "at": event["at"],
         "data": event["data"],
+    }
+
+
+def delivery_view(delivery: Document) -> dict[str, Any]:
+    """A notification to a webhook. `next_attempt_at` is null once it has ended."""
+    ended = delivery["ended_at"] is not None
+    return {
+        **{name: delivery[name] for name in DELIVERY_FIELDS},
+        "next_attempt_at": None if ended else delivery["due_at"],
     }

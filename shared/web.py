@@ -219,14 +219,14 @@ async def fetch(url: str, *, limits: FetchLimits | None = None, client: CheckedC
         async with asyncio.timeout(limits.seconds):
             return await _follow(url, limits, client)
     except TimeoutError:
-        raise StepFailed("fetch_timeout", f"{_shown(url)} took over {limits.seconds:g} s", retryable=True) from None
+        raise StepFailed("fetch_timeout", f"{shown_url(url)} took over {limits.seconds:g} s", retryable=True) from None
     except ForbiddenAddress as error:
-        raise StepFailed("fetch_forbidden_address", f"{_shown(url)}: {error}") from None
+        raise StepFailed("fetch_forbidden_address", f"{shown_url(url)}: {error}") from None
     except (httpcore.TimeoutException, httpx.TimeoutException) as error:
-        raise StepFailed("fetch_timeout", f"{_shown(url)}: {type(error).__name__}", retryable=True) from None
+        raise StepFailed("fetch_timeout", f"{shown_url(url)}: {type(error).__name__}", retryable=True) from None
     except _TRANSPORT_ERRORS as error:
         untrusted = isinstance(error.__context__, ssl.SSLCertVerificationError)
-        detail = f"{_shown(url)}: {error or type(error).__name__}"
+        detail = f"{shown_url(url)}: {error or type(error).__name__}"
         raise StepFailed("fetch_failed", detail, retryable=not untrusted) from error
 
 
@@ -247,7 +247,7 @@ async def _follow(url: str, limits: FetchLimits, client: CheckedClient) -> Fetch
             data = await _read(response, limits.max_bytes, target)
             kind = response.headers.get("Content-Type", "")
             return Fetched(url, str(target), response.status_code, kind, data)
-    raise StepFailed("fetch_too_many_redirects", f"{_shown(url)} redirects over {limits.redirects} times")
+    raise StepFailed("fetch_too_many_redirects", f"{shown_url(url)} redirects over {limits.redirects} times")
 
 
 def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:
@@ -257,16 +257,16 @@ def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:
             raise ValueError(f"over {MAX_URL} characters")
         url = (base.join(text) if base is not None else httpx.URL(text)).copy_with(fragment=None)
     except (httpx.InvalidURL, ValueError) as error:
-        raise StepFailed("fetch_url_invalid", f"{_shown(text)}: {error}") from None
+        raise StepFailed("fetch_url_invalid", f"{shown_url(text)}: {error}") from None
     odd = not url.host or b"%" in url.raw_host  # blanks and zone indexes are percent-encoded by httpx
     if url.scheme not in {"http", "https"} or odd or not 0 < (url.port or 80) < 65536:
-        raise StepFailed("fetch_url_invalid", f"{_shown(text)} is not an http or https address")
+        raise StepFailed("fetch_url_invalid", f"{shown_url(text)} is not an http or https address")
     if url.userinfo:
-        raise StepFailed("fetch_url_invalid", f"{_shown(text)}: an address may not carry credentials")
+        raise StepFailed("fetch_url_invalid", f"{shown_url(text)}: an address may not carry credentials")
     return url
 
 
-def _shown(url: str | httpx.URL) -> str:
+def shown_url(url: str | httpx.URL) -> str:
     """A URL as it may stand in a message: without query (it may hold a secret) and credentials, and not endless."""
     text = str(url).partition("?")[0].partition("#")[0]
     scheme, mark, rest = text.partition("://")
@@ -279,11 +279,11 @@ def _check_status(response: httpx.Response, url: httpx.URL) -> None:
     if 200 <= status < 300:
         return
     retryable = status in {408, 429} or status >= 500
-    wait = _retry_after(response.headers.get("Retry-After")) if retryable else None
-    raise StepFailed("fetch_status", f"{_shown(url)} answered {status}", retryable, wait)
+    wait = retry_after_seconds(response.headers.get("Retry-After")) if retryable else None
+    raise StepFailed("fetch_status", f"{shown_url(url)} answered {status}", retryable, wait)
 
 
-def _retry_after(text: str | None) -> float | None:
+def retry_after_seconds(text: str | None) -> float | None:
     """Seconds to wait, from a number of them or a date; None if there is neither."""
     if text is None:
         return None
@@ -298,13 +298,13 @@ def _retry_after(text: str | None) -> float | None:
 
 async def _read(response: httpx.Response, max_bytes: int, url: httpx.URL) -> bytes:
     """The body, unpacked here: httpx would unpack each chunk whole, a thousandfold if the sender likes."""
-    too_large = StepFailed("fetch_too_large", f"{_shown(url)} is over {max_bytes} bytes")
+    too_large = StepFailed("fetch_too_large", f"{shown_url(url)} is over {max_bytes} bytes")
     declared = response.headers.get("Content-Length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:18]) > max_bytes:
         raise too_large
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in {"identity", "", "gzip", "x-gzip"}:
-        raise StepFailed("fetch_failed", f"{_shown(url)} is packed as {coding[:40]!r}, which was not asked for")
+        raise StepFailed("fetch_failed", f"{shown_url(url)} is packed as {coding[:40]!r}, which was not asked for")
     unpack = _Gunzip() if "gzip" in coding else None
     data = bytearray()
     received = 0
@@ -315,7 +315,7 @@ async def _read(response: httpx.Response, max_bytes: int, url: httpx.URL) -> byt
         if max(received, len(data)) > max_bytes:
             raise too_large
     if unpack is not None and received and not unpack.complete:
-        raise StepFailed("fetch_failed", f"{_shown(url)}: its gzip data is cut short", retryable=True)
+        raise StepFailed("fetch_failed", f"{shown_url(url)}: its gzip data is cut short", retryable=True)
     return bytes(data)
 
 
@@ -366,7 +366,7 @@ def fetched_text(fetched: Fetched) -> str:
         ending = "txt"
     if ending is None and kind not in {"", "application/octet-stream", "binary/octet-stream"}:
         raise StepFailed(
-            "document_type_unsupported", f"{_shown(fetched.final_url)} is {kind[:80]!r}, which holds no text"
+            "document_type_unsupported", f"{shown_url(fetched.final_url)} is {kind[:80]!r}, which holds no text"
         )
     name = path if ending is None else f"page.{ending}"
     return extract_text(name, fetched.data, _charset(parameters))

@@ -5,18 +5,26 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from shared.definitions import Definition, parse_definition
-from shared.errors import ConditionFailed, NotFound, Problem
+from shared.definitions import Definition, invalid, parse_definition
+from shared.errors import ConditionFailed, Conflict, NotFound, Problem
 from shared.ids import new_ulid, now
-from shared.names import WORKFLOW_ID, DocumentType
+from shared.integrations import secrets_after
+from shared.names import SECRETS_ID, WORKFLOW_ID, DocumentType
 from shared.services import Services
 from shared.states import WorkflowStatus
-from shared.store.port import Create, Delete, Document, FieldIn, Op, Partition, Patch, Query
+from shared.store.port import Create, Delete, Document, FieldIn, Op, Partition, Patch, Query, Replace
 
 ID_PATTERN = re.compile(r"[a-z0-9]{26}")
 READ_ONLY = ("id", "scope", "etag", "created_at", "updated_at", "runtime")
 """What an answer adds to a definition: a client may send it back, and it is ignored."""
-LEFT_BEHIND = (DocumentType.EVENT, DocumentType.EXECUTION, DocumentType.RECEIPT, DocumentType.RUN)
+LEFT_BEHIND = (
+    DocumentType.SECRETS,
+    DocumentType.DELIVERY,
+    DocumentType.EVENT,
+    DocumentType.EXECUTION,
+    DocumentType.RECEIPT,
+    DocumentType.RUN,
+)
 
 
 def not_found() -> Problem:
@@ -32,8 +40,27 @@ def partition_of(scope: str, workflow_id: str) -> Partition:
 
 
 def _plain(definition: Definition, data: dict[str, Any]) -> dict[str, Any]:
-    """The definition as it is kept: its steps as they were written, without defaults, in the writer's order."""
+    """The definition as it is kept: its steps as they were written, without defaults, in the writer's order; no secrets."""
     return {**definition.model_dump(mode="json", exclude={"steps"}), "steps": data["steps"]}
+
+
+async def secrets_of(services: Services, partition: Partition) -> Document | None:
+    """What a workflow keeps secret: see `integrations`. None when it has nothing to keep."""
+    try:
+        return await services.store.get(partition, SECRETS_ID)
+    except NotFound:
+        return None
+
+
+def _secrets_write(services: Services, definition: Definition, known: Document | None) -> list[Op]:
+    """The operation that keeps the secrets in step with a definition. Raises `Problem` 422."""
+    secrets, errors = secrets_after(definition, known, plain_http=services.settings.webhook_allow_private)
+    if errors:
+        raise invalid(errors)
+    if secrets is None:
+        return []
+    # On its etag: what was read may be older than the workflow that was read.
+    return [Create(secrets) if known is None else Replace(secrets, etag=known["_etag"])]
 
 
 async def create(services: Services, scope: str, data: Any) -> Document:
@@ -62,7 +89,8 @@ async def create(services: Services, scope: str, data: Any) -> Document:
             "run_count": 0,
         },
     }
-    await services.store.transact(Partition(scope, workflow_id), [Create(document)])
+    ops = [Create(document), *_secrets_write(services, definition, None)]
+    await services.store.transact(Partition(scope, workflow_id), ops)
     return document
 
 
@@ -94,11 +122,12 @@ async def change(services: Services, partition: Partition, data: Any, revision: 
             increment={"revision": 1},
             when=(FieldIn("revision", (expected,)),),
         )
+        secrets = _secrets_write(services, definition, await secrets_of(services, partition))
         try:
-            return (await services.store.transact(partition, [patch]))[0] or workflow
+            return (await services.store.transact(partition, [patch, *secrets]))[0] or workflow
         except NotFound:
             raise not_found() from None
-        except ConditionFailed:
+        except (ConditionFailed, Conflict):
             continue
 
 

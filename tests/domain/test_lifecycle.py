@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Problem, StepFailed
-from shared.names import QUEUE_NOTIFICATIONS
 from tests.support.world import World, at_once, open_world
 
 SLEEP = {"kind": "tool", "tool": "echo", "arguments": {"value": "{{input.word}}"}}
@@ -47,7 +46,7 @@ async def test_a_run_of_every_kind_completes_and_leaves_nothing_behind(world: Wo
     }  # fmt: skip
     artifact = tree["s05"]["side_effects"][0]
     assert (await world.services.blobs.get(artifact["ref"])).data == b"answer hello"
-    assert [m["subject"] for m in await world.services.queue.peek(QUEUE_NOTIFICATIONS, 10)] == ["Done"]
+    assert [effect["what"] for effect in tree["s06"]["side_effects"]] == ["Done"]
     assert [e["event_type"] for e in await world.events(ref) if e["event_type"].startswith("run.")] == [
         "run.queued", "run.started", "run.completed",
     ]  # fmt: skip

@@ -1,0 +1,46 @@
+"""Route of deliveries: what became of a workflow's notifications, dead letters with their reasons among them."""
+
+from __future__ import annotations
+
+import azure.durable_functions as df
+
+from http_triggers.api import Answer, Call, add_route, listing
+from http_triggers.workflows import BASE, partition_of
+from shared import workflows
+from shared.definitions import invalid
+from shared.deliveries import DeliveryStatus
+from shared.names import DocumentType
+from shared.store.port import FieldIn, Filter, Query
+from shared.views import delivery_view
+
+blueprint = df.Blueprint()
+
+
+async def list_deliveries(call: Call) -> Answer:
+    """GET {base}/{wid}/deliveries: newest first, `?status=&run_id=`."""
+    partition = partition_of(call)
+    await workflows.get(call.services, partition)
+    limit, after = call.page()
+    where: list[Filter] = []
+    status = call.choice("status", [status.value for status in DeliveryStatus])
+    if status is not None:
+        where.append(FieldIn("status", (status,)))
+    if run_id := call.request.params.get("run_id"):
+        where.append(FieldIn("run_id", (run_id,)))
+    query = Query(
+        DocumentType.DELIVERY,
+        partition,
+        tuple(where),
+        order_by="created_at",
+        descending=True,
+        limit=limit,
+        after=after,
+    )
+    try:
+        page = await call.services.store.query(query)
+    except ValueError:
+        raise invalid([{"field": "after", "message": "is not a token of this list"}], "the query") from None
+    return listing([delivery_view(one) for one in page.items], page.next)
+
+
+add_route(blueprint, "workflows_deliveries", "GET", BASE + "/{wid}/deliveries", list_deliveries)
