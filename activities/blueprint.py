@@ -8,8 +8,8 @@ from typing import Any
 
 import azure.durable_functions as df
 
-from activities import items, lifecycle, steps
-from shared import names
+from activities import child_runs, items, lifecycle, steps
+from shared import children, names
 from shared.errors import Throttled, Unavailable
 from shared.executions import RunRef
 from shared.services import Services, get_services
@@ -69,3 +69,21 @@ async def close_items(payload: Payload) -> Payload:
 async def settle(payload: Payload) -> Payload:
     """End the run: as its pipeline ended, or cancelled."""
     return await _answer(lambda services: lifecycle.end(services, reference(payload), payload["outcome"]))
+
+
+@blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_START_CHILD)
+async def start_child(payload: Payload) -> Payload:
+    """Begin a step's child run: answers what its orchestration needs."""
+    return await _answer(lambda services: child_runs.start(services, reference(payload), payload["path"]))
+
+
+@blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_CANCEL_CHILD)
+async def cancel_child(payload: Payload) -> Payload:
+    """Cancel a child run whose step is past its deadline."""
+    return await _answer(lambda services: children.cancel_child(services, reference(payload), payload["path"]))
+
+
+@blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_END_CHILD)
+async def end_child(payload: Payload) -> Payload:
+    """Tell how a child run ended."""
+    return await _answer(lambda services: children.end_child(services, reference(payload), payload["path"]))

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from shared.executions import RunRef, step_path
-from shared.names import OUTCOME_GRACE_EXPIRED
-from shared.runs import begin_run
+from shared.names import OUTCOME_GRACE_EXPIRED, CancelSource
+from shared.runs import CancelRequest, begin_run, request_cancel
 from shared.services import Services
 from shared.settling import end_run, settle
 from shared.states import RunStatus
 from shared.steps import FANS_OUT
+
+GRACE_EXPIRED = CancelRequest(
+    {"id": "system", "name": "System"}, CancelSource.RECONCILE, "the grace is over", force=True
+)
+"""Cancels again what is cancelling already, its child runs included, now by force. The first request's facts stay."""
 
 
 async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
@@ -19,13 +24,21 @@ async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
     plan = [
         {
             "path": step_path(i),
-            "shape": "fan_out" if step["kind"] in FANS_OUT else "operation",
+            "shape": _shape(step["kind"]),
+            "timeout_seconds": step.get("timeout_seconds"),
             "on_error": step.get("on_error", "stop"),
             "on_cancelled": step.get("on_cancelled", "continue"),
         }
         for i, step in enumerate(run["definition"]["steps"])
     ]
     return {"status": run["status"], "steps": plan, "grace_seconds": run["definition"]["grace_seconds"]}
+
+
+def _shape(kind: str) -> str:
+    """How the pipeline sequences a step of this kind."""
+    if kind in FANS_OUT:
+        return "fan_out"
+    return kind if kind == "child_run" else "operation"
 
 
 async def end(services: Services, ref: RunRef, outcome: dict[str, Any]) -> dict[str, Any]:
@@ -38,5 +51,7 @@ async def end(services: Services, ref: RunRef, outcome: dict[str, Any]) -> dict[
     if status in (RunStatus.COMPLETED, RunStatus.FAILED):
         run = await end_run(services, ref, RunStatus(status), outcome.get("error"))
     else:
-        run = await settle(services, ref, force=status == OUTCOME_GRACE_EXPIRED)
+        run = await settle(services, ref)
+        if run["status"] == RunStatus.CANCELLING and status == OUTCOME_GRACE_EXPIRED:
+            run = await request_cancel(services, ref.partition, ref.run_id, GRACE_EXPIRED)
     return {"status": run["status"]}

@@ -27,7 +27,7 @@ from shared.steps import (
     WriteArtifactStep,
 )
 from shared.steps import Documents as Chosen
-from shared.supervisor import Body, Outcome, supervise
+from shared.supervisor import Body, Outcome, fail, supervise
 from shared.tools import ToolContext, registry
 
 Values = dict[str, Any]
@@ -42,7 +42,7 @@ async def run(services: Services, ref: RunRef, path: str) -> Outcome:
         values = await values_for(services, document, ref, step)
         group, body = _PREPARE[step.kind](step, path, values)
     except StepFailed as error:
-        group, body = [ExecutionSpec(path, Kind.STEP, step.name)], _failing(error)
+        return await fail(services, ref, [ExecutionSpec(path, Kind.STEP, step.name)], error, step.retries)
     return await supervise(
         services,
         ref,
@@ -51,13 +51,6 @@ async def run(services: Services, ref: RunRef, path: str) -> Outcome:
         timeout_seconds=step.timeout_seconds or services.settings.step_timeout_seconds,
         retries=step.retries,
     )
-
-
-def _failing(error: StepFailed) -> Body:
-    async def body(_context: OperationContext) -> Any:
-        raise error
-
-    return body
 
 
 def messages(options: ModelOptions, values: Values) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import azure.durable_functions as df
 
 from orchestrators.calls import Steps, call_until_done
+from orchestrators.child_runs import child_step
 from shared import names
 
 STEP_CANCELLED = {"code": "step_cancelled", "message": "a step was cancelled, and it says that the run stops then"}
@@ -25,7 +26,7 @@ def pipeline(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any
     reference = {key: given[key] for key in ("scope", "workflow_id", "run_id", "epoch")}
     for step in given["steps"]:
         payload = {**reference, "path": step["path"]}
-        outcome = yield from _SHAPES[step["shape"]](context, payload)
+        outcome = yield from _run(context, step, payload)
         if outcome["status"] == "cancelled":
             return {"status": "cancelled"}
         if outcome["status"] == "failed" and step["on_error"] == "stop":
@@ -35,7 +36,11 @@ def pipeline(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any
     return {"status": "completed"}
 
 
-def _operation(context: df.DurableOrchestrationContext, payload: dict[str, Any]) -> Steps:
+def _run(context: df.DurableOrchestrationContext, step: dict[str, Any], payload: dict[str, Any]) -> Steps:
+    if step["shape"] == "fan_out":
+        return _fan_out(context, payload)
+    if step["shape"] == "child_run":
+        return child_step(context, payload, step["timeout_seconds"])
     return call_until_done(context, names.ACTIVITY_RUN_STEP, payload)
 
 
@@ -56,7 +61,3 @@ def _fan_out(context: df.DurableOrchestrationContext, payload: dict[str, Any]) -
             ]
         )
     return (yield from call_until_done(context, names.ACTIVITY_CLOSE_ITEMS, payload))
-
-
-_SHAPES = {"operation": _operation, "fan_out": _fan_out}
-"""How each shape of step is sequenced."""

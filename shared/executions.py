@@ -5,6 +5,7 @@ Paths are deterministic (`s02`, `s02.i004`, `s02.i004.m`), so a replay or a rede
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,12 +39,13 @@ def run_ref(run: Document) -> RunRef:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionSpec:
-    """A node to begin. `input_preview`: what it was given, as text (16 KB at most)."""
+    """A node to begin. `input_preview`: what it was given, as text (16 KB at most). `child`: the run that it stands for."""
 
     path: str
     kind: Kind
     name: str
     input_preview: str | None = None
+    child: Mapping[str, str] | None = None
 
 
 def ancestors(path: str) -> tuple[str, ...]:
@@ -89,6 +91,7 @@ def new_execution(ref: RunRef, spec: ExecutionSpec, status: Ex, operation: bool)
         "error": None,
         "halted": False,
         "side_effects": [],
+        "child": spec.child,
         "cancel": None,
         "cancel_outcome": None,
     }

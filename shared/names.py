@@ -14,6 +14,9 @@ ACTIVITY_OPEN_ITEMS = "open_items"
 ACTIVITY_RUN_ITEM = "run_item"
 ACTIVITY_CLOSE_ITEMS = "close_items"
 ACTIVITY_SETTLE = "settle"
+ACTIVITY_START_CHILD = "start_child"
+ACTIVITY_CANCEL_CHILD = "cancel_child"
+ACTIVITY_END_CHILD = "end_child"
 
 # Timer functions
 TIMER_RECONCILE = "reconcile"
@@ -47,6 +50,10 @@ QUEUES = (QUEUE_NOTIFICATIONS, QUEUE_FILE_SYNC)
 
 CONTAINER_FILE_SYNC = "filesync"
 """The blob container that people drop files into."""
+
+
+CHILD_SUFFIX = "r"
+"""The last part of the path of a node's child run."""
 
 
 class DocumentType(StrEnum):
@@ -97,6 +104,7 @@ class Kind(StrEnum):
     ITEM = "item"
     MODEL_CALL = "model_call"
     TOOL_CALL = "tool_call"
+    CHILD_RUN = "child_run"
 
 
 class TriggerKind(StrEnum):
@@ -108,6 +116,8 @@ class TriggerKind(StrEnum):
     """A slot of the workflow's schedule."""
     FILE_SYNC = "file_sync"
     """Files that arrived or changed."""
+    CHILD_RUN = "child_run"
+    """A step or tool of another run."""
     REQUEST = "request"
     """A message on the queue of run requests."""
 

@@ -15,7 +15,7 @@ from shared.executions import ancestors, run_ref
 from shared.ids import now
 from shared.names import EventType
 from shared.operations import run_guard
-from shared.runs import CancelRequest
+from shared.runs import CancelRequest, cancel_children
 from shared.services import Services
 from shared.states import TERMINAL_RUN, UNFINISHED_EXECUTION, RunStatus
 from shared.states import ExecutionStatus as Ex
@@ -61,6 +61,7 @@ async def cancel_execution(
             run = accepted
             break
     services.watcher.notify(run)
+    await cancel_children(services, run, request, path)
     await settle_branch(services, run_ref(run), cancelled_branch(run, path) or path)
     return await _result(services, run, execution)
 

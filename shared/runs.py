@@ -7,11 +7,13 @@ which is idempotent: it stamps what is unfinished and ends the run in one transa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared import locks
+from shared.branches import below
 from shared.errors import AlreadyProduced, ConditionFailed, Conflict, NotFound, Problem
 from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, new_execution, run_ref, step_path
@@ -19,11 +21,12 @@ from shared.ids import now
 from shared.names import LOCK_ID, WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import run_guard
 from shared.services import Services
-from shared.settling import receipt_id, settle
+from shared.settling import receipt_id, report_to_parent, settle
 from shared.states import TERMINAL_RUN, RunStatus, WorkflowStatus, sources
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Check, Create, Document, FieldIn, Op, Partition, Patch
 
+CHILDREN_AT_ONCE = 32
 MAX_KEYS = 40
 """Keys of one run: its start and its end each write a receipt for every key, in one transaction of at most 100 writes."""
 
@@ -46,6 +49,22 @@ class Start:
     requested_by: Mapping[str, str]
     trigger: TriggerKind = TriggerKind.MANUAL
     keys: tuple[str, ...] = ()
+    parent: Mapping[str, str] | None = None
+    """The run and execution that this one is a child of: scope, workflow_id, run_id, execution_id."""
+    depth: int = 0
+    """How many runs are above it."""
+
+
+def child_start(run: Document, execution_id: str, run_id: str, given: Any) -> Start:
+    """The start of a child run of `run`, for which `execution_id` stands there."""
+    parent = {
+        "scope": run["scope"],
+        "workflow_id": run["workflow_id"],
+        "run_id": run["id"],
+        "execution_id": execution_id,
+    }
+    kind, depth = TriggerKind.CHILD_RUN, run["depth"] + 1
+    return Start(run_id, run_id, given, run["requested_by"], kind, parent=parent, depth=depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +141,8 @@ def _queued_run(partition: Partition, workflow: Document, start: Start) -> Docum
         "cancelled_executions": [],
         "cancel": None,
         "resumed_from": None,
-        "parent": None,
+        "parent": start.parent,
+        "depth": start.depth,
         "counts": {status.value: 0 for status in Ex} | {"total": 0},
         "output_preview": None,
         "error": None,
@@ -219,8 +239,10 @@ async def request_cancel(
 ) -> Document:
     """Accept a cancel: when this returns, nothing of the run can begin any more, in any process. Answers the run.
 
-    Idempotent; the first request's facts stay. Settles at once when nothing is in flight, or with `force`. `also`: events
-    that the accept writes. Raises `NotFound`, and `Problem` 409 `run_already_finished` when the run's own end landed first.
+    So can nothing of its child runs: each has accepted as well, depth first, before this answers. Idempotent, also after a
+    crash in the middle; the first request's facts stay. Settles at once when nothing is in flight, or with `force`. `also`:
+    events that the accept writes. Raises `NotFound`, and `Problem` 409 `run_already_finished` when the run's own end landed
+    first.
     """
     while True:
         run = await services.store.get(partition, run_id)
@@ -237,17 +259,17 @@ async def request_cancel(
             run = accepted
             break
     services.watcher.notify(run)
+    if run["in_flight"] and await cancel_children(services, run, request):
+        run = await services.store.get(partition, run_id)
     if run["in_flight"] == 0 or request.force:
         return await settle(services, run_ref(run), force=request.force)
     return run
 
 
-async def _accept(
-    services: Services, partition: Partition, run: Document, request: CancelRequest, also: Sequence[Create]
-) -> Document | None:
-    """The linearization point of a cancel. None when the run moved on meanwhile."""
+def _cancel_facts(run: Document, request: CancelRequest) -> dict[str, Any]:
+    """The record of a cancel as it is accepted."""
     grace = request.grace_seconds
-    cancel = {
+    return {
         "requested_at": now(),
         "requested_by": dict(request.requested_by),
         "source": request.source,
@@ -258,6 +280,13 @@ async def _accept(
         "acknowledged": None,
         "forced": False,
     }
+
+
+async def _accept(
+    services: Services, partition: Partition, run: Document, request: CancelRequest, also: Sequence[Create]
+) -> Document | None:
+    """The linearization point of a cancel. None when the run moved on meanwhile."""
+    cancel = _cancel_facts(run, request)
     ops: list[Op] = [
         Patch(
             run["id"],
@@ -272,6 +301,57 @@ async def _accept(
         return (await services.store.transact(partition, ops))[0]
     except ConditionFailed:
         return None
+
+
+async def cancel_children(services: Services, run: Document, request: CancelRequest, path: str | None = None) -> int:
+    """Cancel the child runs of `run` that have not ended (only those at and below `path`, if given). Answers how many.
+
+    To be called once the cancel of `run`, or of the branch at `path`, was accepted: then no further child can be begun. One
+    that isn't created yet gets a tombstone under its name, so that it never starts.
+    """
+    running = await below(services, run_ref(run), path, Ex.RUNNING)
+    standing_in = [one for one in running if one["child"] is not None]
+    grace = run["cancel"]["grace_seconds"] if run["cancel"] else run["definition"]["grace_seconds"]
+    passed_on = replace(request, source=CancelSource.PARENT, grace_seconds=grace)
+    at_once = asyncio.Semaphore(CHILDREN_AT_ONCE)
+
+    async def cancel(execution: Document) -> None:
+        async with at_once:
+            await _cancel_child(services, run, execution, passed_on)
+
+    await asyncio.gather(*(cancel(one) for one in standing_in))
+    return len(standing_in)
+
+
+async def _cancel_child(services: Services, run: Document, execution: Document, request: CancelRequest) -> None:
+    link = execution["child"]
+    partition = Partition(link["scope"], link["workflow_id"])
+    while True:
+        try:
+            await request_cancel(services, partition, link["run_id"], request)
+            return
+        except NotFound:
+            if await _entomb(services, partition, child_start(run, execution["id"], link["run_id"], None), request):
+                return
+        except Problem:
+            return  # it has ended by itself
+
+
+async def _entomb(services: Services, partition: Partition, start: Start, request: CancelRequest) -> bool:
+    """Record a child that isn't there yet as cancelled, so that it never starts. Answers False if it came meanwhile."""
+    workflow = await _existing(services, partition, WORKFLOW_ID)
+    if workflow is None:
+        return True  # without its workflow it can't start either
+    run, moment = _queued_run(partition, workflow, start), now()
+    facts = {"observed_at": moment, "stopped_at": moment, "acknowledged": True}
+    run |= {"status": RunStatus.CANCELLED, "ended_at": moment, "cancel": {**_cancel_facts(run, request), **facts}}
+    ops: list[Op] = [Create(run), terminal_event(run["id"], EventType.RUN_CANCELLED, source=request.source)]
+    try:
+        await services.store.transact(partition, ops)
+    except Conflict:
+        return False
+    await report_to_parent(services, run)
+    return True
 
 
 async def observe(services: Services, ref: RunRef, observed_at: str) -> None:

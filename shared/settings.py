@@ -53,6 +53,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("TRUESTOP_STEP_TIMEOUT_SECONDS", "1500", "Deadline of an operation whose step names none."),
     Setting("TRUESTOP_PARALLEL_MAX", "16", "Most items of one fan-out at work at a time."),
     Setting("TRUESTOP_ITEMS_MAX", "999", "Most items of one fan-out (at most 999)."),
+    Setting("TRUESTOP_CHILD_DEPTH_MAX", "5", "How deep child runs may start child runs."),
     Setting("TRUESTOP_DOCUMENT_MAX_BYTES", "20971520", "Largest document that may be uploaded, in bytes."),
     Setting("TRUESTOP_FETCH_MAX_BYTES", "5242880", "Largest page that `fetch_urls` reads, in bytes."),
     Setting("TRUESTOP_FETCH_TIMEOUT_SECONDS", "30", "Longest time for one page, redirects included."),
@@ -98,6 +99,7 @@ class Settings:
     step_timeout_seconds: float
     parallel_max: int
     items_max: int
+    child_depth_max: int
     document_max_bytes: int
     fetch_max_bytes: int
     fetch_timeout_seconds: float

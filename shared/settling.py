@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared import deliveries, locks
-from shared.errors import ConditionFailed, Conflict, NotFound, TruestopError
+from shared.branches import cancelled_branch, settle_branch
+from shared.errors import ConditionFailed, Conflict, NotFound, StoreError, TruestopError
 from shared.events import event, terminal_event
-from shared.executions import RunRef, run_ref, step_path
+from shared.executions import ExecutionSpec, RunRef, run_ref, step_path
 from shared.ids import now
-from shared.names import LOCK_ID, WORKFLOW_ID, CancelOutcome, DocumentType, EventType
-from shared.operations import run_guard
+from shared.names import LOCK_ID, WORKFLOW_ID, CancelOutcome, CancelSource, DocumentType, EventType, Kind
+from shared.operations import Begun, Ending, Superseded, finish, run_guard
+from shared.outputs import Output
 from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION, RunStatus, WorkflowStatus
 from shared.states import ExecutionStatus as Ex
-from shared.store.port import Check, Create, Delete, Document, FieldIn, Op, Patch, Prefix, Query
+from shared.store.port import Check, Create, Delete, Document, FieldIn, Op, Partition, Patch, Prefix, Query
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +159,8 @@ async def _end(
             "cancel.acknowledged": acknowledged,
         }
     else:
-        changes["output_preview"] = await _last_output(services, run)
+        last = await _last_output(services, run)
+        changes["output_preview"] = last["output_preview"] if last is not None else None
     if acknowledged is not False:
         guard.append(FieldIn("in_flight", (0,)))
     ops: list[Op] = [
@@ -179,6 +182,7 @@ async def _end(
             log.warning("run %s ended without its lock", ref.run_id)
         services.watcher.notify(ended_run)
         await deliveries.wake(services, (delivery.document for delivery in told))
+        await _tell_parent(services, ended_run)
         return ended_run
     except (Conflict, NotFound) as error:
         if isinstance(error, NotFound) and error.document_id in run["receipts"]:
@@ -189,6 +193,68 @@ async def _end(
             raise
         # Another settler was quicker: the terminal event is there, or the lock is gone.
         raise ConditionFailed(error.document_id, error.op_index or 0) from error
+
+
+async def _tell_parent(services: Services, run: Document) -> None:
+    """Report at once, if that can be done: the parent's orchestration asks as well, so a failure costs time only."""
+    try:
+        await report_to_parent(services, run)
+    except StoreError as error:
+        log.warning("can't report the end of run %s to its parent: %s", run["id"], error)
+
+
+async def report_to_parent(services: Services, child: Document) -> None:
+    """End the operation that stands for an ended `child` in its parent's run, as the child ended. Idempotent.
+
+    `child`: its run; one with the status None is no longer kept.
+    """
+    link = child["parent"]
+    if link is None:
+        return
+    try:
+        run = await services.store.get(Partition(link["scope"], link["workflow_id"]), link["run_id"])
+        leaf = await services.store.get(run_ref(run).partition, link["execution_id"])
+    except NotFound:
+        return
+    if leaf["status"] != Ex.RUNNING:
+        return
+    ref = run_ref(run)
+    try:
+        ending = await _as_child_ended(services, child, run, leaf)
+        run = await finish(services.store, await begun_again(services, ref, leaf), ending)
+    except Superseded:
+        return
+    if run["status"] == RunStatus.CANCELLING and run["in_flight"] == 0:
+        await settle(services, ref)
+    elif (branch := cancelled_branch(run, leaf["path"])) is not None:
+        await settle_branch(services, ref, branch)
+
+
+async def begun_again(services: Services, ref: RunRef, leaf: Document) -> Begun:
+    """What a begin answered for the operation `leaf`, from its documents: for whoever ends it in another process."""
+    documents = [leaf]
+    if leaf["top"] != leaf["path"]:
+        documents.insert(0, await services.store.get(ref.partition, ref.execution_id(leaf["top"])))
+    specs = tuple(ExecutionSpec(one["path"], Kind(one["kind"]), one["name"], child=one["child"]) for one in documents)
+    attempts = {one["path"]: one["attempt"] for one in documents}
+    return Begun(ref, specs, attempts, leaf["failures"], await services.store.get(ref.partition, ref.run_id))
+
+
+async def _as_child_ended(services: Services, child: Document, run: Document, leaf: Document) -> Ending:
+    if child["status"] is None:
+        return Ending(Ex.FAILED, error={"code": "child_missing", "message": f"run {child['id']} is no longer kept"})
+    if child["status"] == RunStatus.COMPLETED:
+        last = await _last_output(services, child)
+        output = Output(last["output_preview"], last["output_format"], last["output_ref"]) if last else None
+        return Ending(Ex.COMPLETED, output)
+    if child["status"] == RunStatus.FAILED:
+        message = f"run {child['id']} failed: {child['error']['message']}"
+        return Ending(Ex.FAILED, error={"code": "child_failed", "message": message})
+    goes_on = run["status"] == RunStatus.RUNNING and cancelled_branch(run, leaf["path"]) is None
+    if goes_on and child["cancel"]["source"] == CancelSource.PARENT:
+        return Ending(Ex.FAILED, error={"code": "timeout", "message": "the child run took too long"})
+    stopped = child["cancel"]["acknowledged"]
+    return Ending(Ex.CANCELLED, cancel_outcome=CancelOutcome.STOPPED if stopped else CancelOutcome.ABANDONED)
 
 
 _ENDED = {
@@ -225,12 +291,11 @@ def _final_counts(counts: dict[str, int], status: RunStatus) -> dict[str, int]:
     return final
 
 
-async def _last_output(services: Services, run: Document) -> str | None:
-    """The preview of the last step that has an output."""
+async def _last_output(services: Services, run: Document) -> Document | None:
+    """The last step that has an output."""
     ref = run_ref(run)
     for index in reversed(range(len(run["definition"]["steps"]))):
         step = await services.store.get(ref.partition, ref.execution_id(step_path(index)))
         if step["output_preview"] is not None:
-            preview: str = step["output_preview"]
-            return preview
+            return step
     return None

@@ -167,8 +167,26 @@ class NotifyStep(Step):
         yield "message", self.message, False
 
 
+class ChildRunStep(Step):
+    """Runs another workflow of the same scope and waits for it; its output is this step's."""
+
+    kind: Literal["child_run"]
+    workflow_id: str = Field(pattern=r"^[a-z0-9]{26}$")
+    input: Any = None
+
+    def texts(self) -> Iterator[tuple[str, str, bool]]:
+        yield from _strings("input", self.input)
+
+
 AnyStep = Annotated[
-    FetchUrlsStep | AnalyzeDocumentsStep | CompareDocumentsStep | ModelStep | ToolStep | WriteArtifactStep | NotifyStep,
+    FetchUrlsStep
+    | AnalyzeDocumentsStep
+    | CompareDocumentsStep
+    | ModelStep
+    | ToolStep
+    | WriteArtifactStep
+    | NotifyStep
+    | ChildRunStep,
     Field(discriminator="kind"),
 ]
 STEP_KINDS = frozenset(get_args(step.model_fields["kind"].annotation)[0] for step in get_args(get_args(AnyStep)[0]))

@@ -88,6 +88,18 @@ async def supervise(
         return await work.run(body)
 
 
+async def fail(
+    services: Services, ref: RunRef, group: Sequence[ExecutionSpec], error: StepFailed, retries: Retries
+) -> Outcome:
+    """Record an operation that failed before there was anything to do. Answers its outcome."""
+
+    async def body(_context: OperationContext) -> Any:
+        raise error
+
+    seconds = services.settings.step_timeout_seconds
+    return await supervise(services, ref, group, body, timeout_seconds=seconds, retries=retries)
+
+
 async def _begin(
     services: Services, ref: RunRef, group: Sequence[ExecutionSpec], unless_halted: str | None
 ) -> tuple[Begun | Recorded | Refused | Halted, float]:

@@ -43,6 +43,7 @@ EXECUTION_FIELDS = (
     "output_ref",
     "error",
     "cancel",
+    "child",
 )
 DELIVERY_FIELDS = (
     "id",

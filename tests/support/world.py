@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from activities import items, lifecycle, steps
+from activities import child_runs, items, lifecycle, steps
 from orchestrators.pipeline import STEP_CANCELLED
-from shared import workflows
+from shared import children, workflows
 from shared.cancellation import checkpoint
 from shared.executions import RunRef, item_path, run_ref
 from shared.ids import new_ulid
@@ -125,6 +125,16 @@ class World:
             workflow["runtime"]["status"] == "idle" and workflow["runtime"]["active_run_id"] is None and not locks.items
         )
 
+    async def redefine(self, workflow: Document, *steps_: dict[str, Any]) -> None:
+        """Give the workflow other steps."""
+        named = [{"name": f"step{i}", **step} for i, step in enumerate(steps_)]
+        partition = Partition(workflow["scope"], workflow["workflow_id"])
+        await workflows.change(self.services, partition, {"steps": named}, None, merge=True)
+
+    async def begin(self, ref: RunRef) -> dict[str, Any]:
+        """Begin the run; answers its plan."""
+        return await lifecycle.begin(self.services, ref)
+
     async def drive(self, ref: RunRef) -> str:
         """Run the whole orchestration here. Answers the status that settling answered."""
         begun = await lifecycle.begin(self.services, ref)
@@ -137,6 +147,8 @@ class World:
         for step in plan:
             if step["shape"] == "fan_out":
                 outcome = await self._fan_out(ref, step["path"])
+            elif step["shape"] == "child_run":
+                outcome = await self._child_run(ref, step["path"])
             else:
                 outcome = await until_done(partial(steps.run, self.services, ref, step["path"]))
             if outcome["status"] == "cancelled":
@@ -146,6 +158,14 @@ class World:
             if outcome["status"] == "branch_cancelled" and step["on_cancelled"] == "stop":
                 return {"status": "failed", "error": STEP_CANCELLED}
         return {"status": "completed"}
+
+    async def _child_run(self, ref: RunRef, path: str) -> dict[str, Any]:
+        started = await until_done(partial(child_runs.start, self.services, ref, path))
+        if started["status"] != "running":
+            return started
+        child = {name: value for name, value in started["child"].items() if name != "instance_id"}
+        await self.drive(RunRef(**child))
+        return await until_done(partial(children.end_child, self.services, ref, path))
 
     async def _fan_out(self, ref: RunRef, path: str) -> dict[str, Any]:
         opened = await until_done(partial(items.open_items, self.services, ref, path))

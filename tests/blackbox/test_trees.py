@@ -1,0 +1,81 @@
+"""Child runs over HTTP: a cancel of the top reaches every run below it before it is answered, and each tells its part."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tests.support.api import Api, ModelLog, Run, Workflow
+from tests.support.promise import assert_cancelled_whole, assert_ended_whole, assert_nothing_after
+from tests.support.waiting import eventually_sync
+
+ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "{{input.word}}"}}
+
+
+def stream(key: str) -> dict[str, Any]:
+    """A model step that answers for as long as a test needs."""
+    return {"kind": "model", "prompt": f"[[tokens=5000 delay=5ms key={key}]]Go"}
+
+
+def child_of(workflow: Workflow, **more: Any) -> dict[str, Any]:
+    """A step that runs `workflow`."""
+    return {"kind": "child_run", "workflow_id": workflow.id, "input": {"word": "hello"}, **more}
+
+
+def child_run(run: Run, path: str = "s01.r") -> Run:
+    """The child run that the execution at `path` names, once it is there."""
+    link = eventually_sync(lambda: run.executions().get(path, {}).get("child"), 20, f"{run.id} has a child at {path}")
+    return Run(Workflow(run.api, link["workflow_id"]), link["run_id"])
+
+
+def test_a_child_run_completes_and_hands_its_output_up(api: Api) -> None:
+    """Guards the orchestration of a child: a sub-orchestration, linked both ways."""
+    after = {"kind": "tool", "tool": "echo", "arguments": {"value": "<{{steps.s1.output}}>"}}
+    run = api.workflow(child_of(api.workflow(ECHO)), after).run()
+    assert run.get()["status"] == "completed"
+    below = child_run(run)
+    assert below.get()["parent"]["execution_id"] == f"{run.id}:s01.r"
+    assert run.executions()["s02"]["output_preview"] == "<hello>"
+    for one in (run, below):
+        assert_ended_whole(one)
+
+
+def test_a_cancel_of_the_top_stops_three_levels(api: Api, model: ModelLog) -> None:
+    """Guards the tree: after the answer no token is sent and nothing begins at any level, and all are told."""
+    leaf = api.workflow(stream(api.user), stream(api.user))
+    middle = api.workflow(child_of(leaf), stream(api.user))
+    run = api.workflow(child_of(middle), stream(api.user)).start()
+    model.streaming(tokens=5)
+    second = child_run(run)
+    third = child_run(second)
+    answer = run.cancel(reason="all of it")
+    answered = time.monotonic()
+    assert answer.status_code in (200, 202)
+    assert {one.get()["status"] for one in (run, second, third)} <= {"cancelling", "cancelled"}
+    for one in (run, second, third):
+        one.wait("cancelled")
+        assert_cancelled_whole(one)
+        assert one.workflow.get()["runtime"]["status"] == "idle"
+    assert [one.receipt()["source"] for one in (run, second, third)] == ["api", "parent", "parent"]
+    assert len(assert_nothing_after(third, model, answered)) == 1
+
+
+def test_a_child_cancelled_by_a_person_is_no_failure_of_its_parent(api: Api, model: ModelLog) -> None:
+    """Guards a cancel in the middle of a tree: what is above is told and goes on."""
+    after = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
+    run = api.workflow(child_of(api.workflow(stream(api.user))), after).start()
+    model.streaming()
+    below = child_run(run)
+    assert below.cancel().status_code in (200, 202)
+    run.wait("completed")
+    tree = run.executions()
+    assert [tree[path]["status"] for path in ("s01", "s01.r", "s02")] == ["cancelled", "cancelled", "completed"]
+    assert_ended_whole(below)
+
+
+def test_a_child_past_its_deadline_is_cancelled_and_its_parent_fails(api: Api, model: ModelLog) -> None:
+    """Guards the Durable timer beside a sub-orchestration."""
+    run = api.workflow(child_of(api.workflow(stream(api.user)), timeout_seconds=1)).start()
+    assert run.wait("failed")["error"]["code"] == "timeout"
+    assert child_run(run).wait("cancelled")["cancel"]["source"] == "parent"
+    assert all(entry["how"] == "closed" for entry in model.idle())
