@@ -1,7 +1,7 @@
 """Reconcile: the repairs that no orchestrator can make, in one bounded pass each minute.
 
 1. Look at every active run: one that never started is started; one whose orchestration is dead is cancelled or ended; one
-   that nobody settles is settled.
+   that nobody settles is settled; a child run follows its parent's.
 2. What seemed dead for want of a sign of life is looked at again a fence later, and mended if nothing has moved.
 3. Look at leases, at workflows that say they are busy, and at receipts without an outcome.
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from shared.errors import StoreError
 from shared.names import DocumentType
 from shared.orchestration import Orchestrations
-from shared.repairs import cancelling, leases, lost, queued, receipts
+from shared.repairs import cancelling, children, leases, lost, queued, receipts
 from shared.repairs.work import SecondLook, Work
 from shared.services import Services
 from shared.states import ACTIVE_RUN, RunStatus
@@ -78,6 +78,8 @@ async def reconcile(
 
 
 async def _look(work: Work, run: Document) -> SecondLook | None:
+    if run["status"] != RunStatus.CANCELLING and await children.cancel_orphan(work, run):
+        return None
     if run["status"] == RunStatus.QUEUED:
         await queued.check(work, run)
         return None

@@ -11,6 +11,7 @@ from functools import partial
 from shared.executions import run_ref
 from shared.names import CancelOutcome, DocumentType, EventType
 from shared.operations import reap
+from shared.repairs import children
 from shared.repairs.work import SecondLook, Work, age, repair_event
 from shared.settling import settle
 from shared.states import ExecutionStatus as Ex
@@ -29,6 +30,7 @@ async def check(work: Work, run: Document) -> SecondLook | None:
     if run["in_flight"] == 0 or cancel["forced"] or age(cancel["requested_at"]) > late:
         await _settle(work, run)
         return None
+    await children.pass_on(work, run)
     return partial(_reap, work, run, await _at_work(work, run))
 
 
@@ -58,6 +60,9 @@ async def _reap(work: Work, run: Document, before: Sequence[Document]) -> None:
     heartbeats = {one["id"]: one["heartbeat_at"] for one in before}
     for lost in await _at_work(work, run):
         if heartbeats.get(lost["id"], "") != lost["heartbeat_at"]:
+            continue
+        if lost["child"] is not None:
+            await children.report(work, lost)  # it has no heartbeat: it lives as long as its child run
             continue
         repair = repair_event(run, EventType.REPAIR_REAPED, execution=lost["id"])
         after = await reap(

@@ -25,6 +25,8 @@ async def check(work: Work, run: Document) -> None:
     waited = age(run["created_at"])
     if waited < settings.start_after_seconds:
         return
+    if run["parent"] is not None:
+        return  # its parent's orchestration starts it
     instance = await instance_of(work.orchestrations, run)
     if instance.state == InstanceState.TERMINATED:
         await work.cancel(run, CancelSource.PORTAL, instance.said or "its orchestration was terminated")

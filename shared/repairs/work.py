@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 ACTORS = {
     CancelSource.PORTAL: {"id": "portal", "name": "Azure portal"},
     CancelSource.RECONCILE: {"id": "reconcile", "name": "Reconcile"},
+    CancelSource.PARENT: {"id": "reconcile", "name": "Reconcile"},
 }
 """Who asked for the cancels that come from here. Durable Functions doesn't say who pressed a button in the portal."""
 
