@@ -26,7 +26,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from shared.cancellation import checkpoint, run_blocking
 from shared.documents import Documents
-from shared.errors import StepFailed
+from shared.errors import StepFailed, Throttled, Unavailable
 from shared.web import CheckedClient, FetchLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,7 +71,7 @@ class Tool:
         if inspect.iscoroutinefunction(self.function):
             try:
                 result = await self.function(**given)
-            except StepFailed:
+            except (StepFailed, Throttled, Unavailable):  # what a tool reads from may be away
                 raise
             except (Exception, SystemExit) as error:
                 raise _failed(error) from error

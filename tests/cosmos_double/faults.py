@@ -68,6 +68,8 @@ class Trouble:
         self.seen: Counter[str] = Counter()
         self.charges: Counter[str] = Counter()
         """Request units by kind, in hundredths; see `server.charge`."""
+        self.every: Fault | None = None
+        """What every request meets that no planned fault does."""
         self.stale = False
         """Reads are as old as the session token allows."""
         self.page_size: int | None = None
@@ -90,7 +92,7 @@ class Trouble:
         with self._lock:
             self.seen[kind] += 1
             faults = self._next.get(kind)
-            return faults.pop(0) if faults else None
+            return faults.pop(0) if faults else self.every
 
     def clear(self) -> None:
         """Forget all of it."""
@@ -98,4 +100,5 @@ class Trouble:
             self._next.clear()
             self.seen.clear()
             self.charges.clear()
+            self.every = None
         self.stale, self.page_size, self.clock_offset = False, None, 0.0

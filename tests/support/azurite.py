@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -38,6 +39,19 @@ KEY = base64.b64encode(b"a key that opens nothing but this").decode()
 
 class CanNotRunError(Exception):
     """Azurite can't be had here; says why."""
+
+
+class Ports(NamedTuple):
+    """Where the emulator's services are."""
+
+    blob: int
+    queue: int
+
+
+def ports_of(account: StorageConnection) -> Ports:
+    """The ports of a connection that `connection` made."""
+    blob, queue_ = re.findall(r"127\.0\.0\.1:(\d+)", account.connection_string or "")
+    return Ports(int(blob), int(queue_))
 
 
 def connection(blob_port: int, queue_port: int, key: str = KEY) -> StorageConnection:
