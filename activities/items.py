@@ -23,8 +23,8 @@ from shared.operation_context import OperationContext
 from shared.operations import run_guard
 from shared.outputs import Output, keep, load
 from shared.services import Services
+from shared.states import UNFINISHED_EXECUTION, RunStatus
 from shared.states import ExecutionStatus as Ex
-from shared.states import RunStatus
 from shared.steps import AnalyzeDocumentsStep, FetchUrlsStep
 from shared.store.port import Create, Document, FieldIn, Op, Patch, Prefix, Query
 from shared.supervisor import Outcome, outcome_of, supervise
@@ -38,7 +38,7 @@ async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, An
     """Open the fan-out at `path`. Answers `status` and, when it runs, how many `items` and `lanes` it has."""
     run, step = await step_of(services, ref, path)
     container = await services.store.get(ref.partition, ref.execution_id(path))
-    if container["status"] not in (Ex.PENDING, Ex.RUNNING):
+    if container["status"] not in UNFINISHED_EXECUTION:
         return await outcome_of(services, ref, container)
     names: list[str] = []
     failure: dict[str, str] | None = None

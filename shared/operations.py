@@ -23,8 +23,8 @@ from shared.executions import ExecutionSpec, RunRef, ancestors, new_execution
 from shared.ids import new_ulid, now
 from shared.names import CancelOutcome, DocumentType, EventType
 from shared.outputs import Output
+from shared.states import UNFINISHED_EXECUTION, RunStatus
 from shared.states import ExecutionStatus as Ex
-from shared.states import RunStatus
 from shared.store.port import (
     Check,
     Condition,
@@ -169,7 +169,7 @@ async def begin(
         known = {spec.path: await _current(store, ref, spec.path) for spec in group}
         recorded = known[leaf.path]
         taking_over = False
-        if recorded is not None and recorded["status"] not in (Ex.PENDING, Ex.RUNNING):
+        if recorded is not None and recorded["status"] not in UNFINISHED_EXECUTION:
             return Recorded(recorded)
         if recorded is not None and recorded["status"] == Ex.RUNNING:
             if inside is None and (expired_heartbeat is None or recorded["heartbeat_at"] != expired_heartbeat):

@@ -20,7 +20,7 @@ from shared.names import LOCK_ID, WORKFLOW_ID, CancelOutcome, CancelSource, Docu
 from shared.operations import Begun, Ending, Superseded, finish, run_guard
 from shared.outputs import Output
 from shared.services import Services
-from shared.states import UNFINISHED_EXECUTION, RunStatus, WorkflowStatus
+from shared.states import UNFINISHED_EXECUTION, RunStatus, WorkflowStatus, execution_sources
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Check, Create, Delete, Document, FieldIn, Op, Partition, Patch, Prefix, Query
 
@@ -112,7 +112,7 @@ async def _stamp(services: Services, run: Document, status: Ex) -> bool:
             changes["status"] = Ex.FAILED  # a container that its failing run leaves open
         elif one["operation"] and one["status"] == Ex.RUNNING:
             changes["cancel_outcome"] = CancelOutcome.ABANDONED
-        ops.append(Patch(one["id"], set=changes, when=(FieldIn("status", UNFINISHED_EXECUTION),)))
+        ops.append(Patch(one["id"], set=changes, when=(FieldIn("status", execution_sources(changes["status"])),)))
         if status == Ex.CANCELLED:
             ops.append(event(ref.run_id, EventType.EXECUTION_CANCELLED, one["id"]))
     await services.store.transact(ref.partition, ops)

@@ -82,14 +82,19 @@ EXECUTION_TRANSITIONS: dict[ExecutionStatus, frozenset[ExecutionStatus]] = {
     ExecutionStatus.SKIPPED: frozenset(),
 }
 
-ACTIVE_RUN = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.CANCELLING)
+ACTIVE_RUN = tuple(status for status, following in RUN_TRANSITIONS.items() if following)
 """A run that is in one of these holds its workflow's lock."""
-TERMINAL_RUN = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.SKIPPED)
+TERMINAL_RUN = tuple(status for status, following in RUN_TRANSITIONS.items() if not following)
 """A run that is in one of these never changes again."""
-UNFINISHED_EXECUTION = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
-"""What settling stamps cancelled."""
+UNFINISHED_EXECUTION = tuple(status for status, following in EXECUTION_TRANSITIONS.items() if following)
+"""What settling stamps."""
 
 
 def sources(target: RunStatus) -> tuple[RunStatus, ...]:
     """The statuses from which a run may enter `target`: the guard of the write that does so."""
     return tuple(status for status, following in RUN_TRANSITIONS.items() if target in following)
+
+
+def execution_sources(target: ExecutionStatus) -> tuple[ExecutionStatus, ...]:
+    """The same of an execution."""
+    return tuple(status for status, following in EXECUTION_TRANSITIONS.items() if target in following)
