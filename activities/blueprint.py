@@ -8,7 +8,7 @@ from typing import Any
 
 import azure.durable_functions as df
 
-from activities import child_runs, items, lifecycle, steps
+from activities import agents, child_runs, items, lifecycle, steps
 from shared import children, names
 from shared.errors import Throttled, Unavailable
 from shared.executions import RunRef
@@ -63,6 +63,20 @@ async def run_item(payload: Payload) -> Payload:
 async def close_items(payload: Payload) -> Payload:
     """Close a fan-out: gathers its outputs."""
     return await _answer(lambda services: items.close_items(services, reference(payload), payload["path"]))
+
+
+@blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_TAKE_TURN)
+async def take_turn(payload: Payload) -> Payload:
+    """Take a turn of an agent."""
+    return await _answer(
+        lambda services: agents.take_turn(services, reference(payload), payload["path"], payload["turn"])
+    )
+
+
+@blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_CALL_TOOL)
+async def call_tool(payload: Payload) -> Payload:
+    """Make a tool call of an agent."""
+    return await _answer(lambda services: agents.call_tool(services, reference(payload), payload["path"]))
 
 
 @blueprint.activity_trigger(input_name="payload", activity=names.ACTIVITY_SETTLE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from activities.containers import close_container, open_container
 from activities.steps import ask_model, document_names, messages, model_call
 from activities.values import step_of, values_for
 from shared import templates, web
@@ -15,13 +16,11 @@ from shared.branches import cancelled_branch, refusal
 from shared.cancellation import run_blocking
 from shared.documents import Documents
 from shared.errors import ConditionFailed, Conflict, StepFailed
-from shared.events import event
 from shared.executions import ExecutionSpec, RunRef, item_path, new_execution
-from shared.ids import now
-from shared.names import DocumentType, EventType, Kind
+from shared.names import DocumentType, Kind
 from shared.operation_context import OperationContext
 from shared.operations import run_guard
-from shared.outputs import Output, keep, load
+from shared.outputs import keep, load
 from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION, RunStatus
 from shared.states import ExecutionStatus as Ex
@@ -48,9 +47,9 @@ async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, An
         failure = {"code": error.code, "message": error.detail}
     try:
         if container["status"] == Ex.PENDING:
-            await _open_container(services, ref, path)
+            await open_container(services, ref, ExecutionSpec(path, Kind.STEP, step.name), container)
         if failure is not None:
-            return await _close(services, ref, path, Ex.FAILED, None, failure)
+            return await close_container(services, ref, path, Ex.FAILED, None, failure)
         count = await _create_items(services, ref, path, names)
     except ConditionFailed:
         return await refusal(services, ref, path)
@@ -62,25 +61,6 @@ async def _item_names(services: Services, ref: RunRef, run: Document, step: AnyF
         values = await values_for(services, run, ref, step)
         return [templates.render(url, values) for url in step.urls]
     return await document_names(services, Documents(services.blobs, ref.scope), step.documents)
-
-
-async def _open_container(services: Services, ref: RunRef, path: str) -> None:
-    await services.store.transact(
-        ref.partition,
-        [
-            Patch(
-                ref.run_id,
-                increment={"counts.pending": -1, "counts.running": 1},
-                when=run_guard(ref, (RunStatus.RUNNING,), path),
-            ),
-            Patch(
-                ref.execution_id(path),
-                set={"status": Ex.RUNNING, "started_at": now(), "attempt": 1},
-                when=(FieldIn("status", (Ex.PENDING,)),),
-            ),
-            event(ref.run_id, EventType.EXECUTION_STARTED, ref.execution_id(path)),
-        ],
-    )
 
 
 async def _items(services: Services, ref: RunRef, path: str) -> list[Document]:
@@ -181,32 +161,7 @@ async def close_items(services: Services, ref: RunRef, path: str) -> Outcome:
         message = f"{failed[0]['name']}: {error['message']}"
         if len(failed) > 1:
             message += f" (and {len(failed) - 1} more items failed)"
-        return await _close(services, ref, path, Ex.FAILED, None, {"code": error["code"], "message": message})
+        return await close_container(services, ref, path, Ex.FAILED, None, {"code": error["code"], "message": message})
     parts = [f"## {item['name']}\n\n{await load(services.blobs, item)}" for item in completed]
     output = await keep(services.blobs, ref, path, 1, "\n\n".join(parts))
-    return await _close(services, ref, path, Ex.COMPLETED, output, None)
-
-
-async def _close(
-    services: Services, ref: RunRef, path: str, status: Ex, output: Output | None, error: dict[str, str] | None
-) -> Outcome:
-    ended = EventType.EXECUTION_COMPLETED if status == Ex.COMPLETED else EventType.EXECUTION_FAILED
-    changes: dict[str, Any] = {"status": status, "ended_at": now(), "error": error}
-    if output is not None:
-        changes |= output.fields()
-    ops: list[Op] = [
-        Patch(
-            ref.run_id,
-            increment={"counts.running": -1, f"counts.{status}": 1},
-            when=run_guard(ref, (RunStatus.RUNNING,), path),
-        ),
-        Patch(ref.execution_id(path), set=changes, when=(FieldIn("status", (Ex.RUNNING,)),)),
-        event(ref.run_id, ended, ref.execution_id(path), **({"error": error} if error else {})),
-    ]
-    try:
-        await services.store.transact(ref.partition, ops)
-    except ConditionFailed as refused:
-        if refused.op_index == 0:
-            return await refusal(services, ref, path)
-        return await outcome_of(services, ref, await services.store.get(ref.partition, ref.execution_id(path)))
-    return {"status": status, "error": error}
+    return await close_container(services, ref, path, Ex.COMPLETED, output, None)

@@ -10,7 +10,7 @@ from shared.runs import CancelRequest, begin_run, request_cancel
 from shared.services import Services
 from shared.settling import end_run, settle
 from shared.states import RunStatus
-from shared.steps import FANS_OUT
+from shared.steps import shape_of
 
 GRACE_EXPIRED = CancelRequest(
     {"id": "system", "name": "System"}, CancelSource.RECONCILE, "the grace is over", force=True
@@ -24,7 +24,7 @@ async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
     plan = [
         {
             "path": step_path(i),
-            "shape": _shape(step["kind"]),
+            "shape": shape_of(step["kind"]),
             "timeout_seconds": step.get("timeout_seconds"),
             "on_error": step.get("on_error", "stop"),
             "on_cancelled": step.get("on_cancelled", "continue"),
@@ -32,13 +32,6 @@ async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
         for i, step in enumerate(run["definition"]["steps"])
     ]
     return {"status": run["status"], "steps": plan, "grace_seconds": run["definition"]["grace_seconds"]}
-
-
-def _shape(kind: str) -> str:
-    """How the pipeline sequences a step of this kind."""
-    if kind in FANS_OUT:
-        return "fan_out"
-    return kind if kind == "child_run" else "operation"
 
 
 async def end(services: Services, ref: RunRef, outcome: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import mimetypes
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from activities.tools import tool_context
 from activities.values import step_of, values_for
 from shared import deliveries, templates
 from shared.cancellation import checkpoint
@@ -28,7 +29,7 @@ from shared.steps import (
 )
 from shared.steps import Documents as Chosen
 from shared.supervisor import Body, Outcome, fail, supervise
-from shared.tools import ToolContext, registry
+from shared.tools import registry
 
 Values = dict[str, Any]
 Prepared = tuple[list[ExecutionSpec], Body]
@@ -88,8 +89,7 @@ def _tool(step: ToolStep, path: str, values: Values) -> Prepared:
     shown = preview(as_text(arguments)[0])
 
     async def body(context: OperationContext) -> Any:
-        given = ToolContext(Documents(context.services.blobs, context.ref.scope), context.services.fetch_limits)
-        return await registry.get(step.tool).call(arguments, given)
+        return await registry.get(step.tool).call(arguments, tool_context(context))
 
     return [
         ExecutionSpec(path, Kind.STEP, step.name),

@@ -37,7 +37,8 @@ def call_until_done(context: df.DurableOrchestrationContext, activity: str, payl
             if broken == BROKEN_TRIES:
                 detail = str(error).strip().splitlines()
                 message = detail[0][:500] if detail else "an activity failed"
-                return {"status": "failed", "error": {"code": "activity_failed", "message": message}}
+                told = {"code": "activity_failed", "message": message}
+                return {"status": "failed", "error": told, "given_up": True}
             yield context.create_timer(
                 context.current_utc_datetime + timedelta(seconds=BROKEN_PAUSE_SECONDS * 2 ** (broken - 1))
             )

@@ -1,7 +1,8 @@
 """The pipeline of a run: its steps, in order.
 
 1. A step that is one operation: one activity, called until it has an outcome.
-2. A fan-out: `open_items`; one lane (a sub-orchestration) for each of its parallel places; `close_items`.
+2. A fan-out: `open_items`; one lane (a sub-orchestration) for each of its parallel places; `close_items`. An agent: a
+   sub-orchestration that takes its turns.
 3. `cancelled` from anywhere ends the pipeline: the store has said so, no event is needed.
 4. A step that failed ends it too, unless the step says `continue`. One that was cancelled alone does when it says `stop`.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 import azure.durable_functions as df
 
-from orchestrators.calls import Steps, call_until_done
+from orchestrators.calls import Outcome, Steps, call_until_done
 from orchestrators.child_runs import child_step
 from shared import names
 
@@ -39,9 +40,17 @@ def pipeline(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any
 def _run(context: df.DurableOrchestrationContext, step: dict[str, Any], payload: dict[str, Any]) -> Steps:
     if step["shape"] == "fan_out":
         return _fan_out(context, payload)
+    if step["shape"] == "agent":
+        return _agent(context, payload)
     if step["shape"] == "child_run":
         return child_step(context, payload, step["timeout_seconds"])
     return call_until_done(context, names.ACTIVITY_RUN_STEP, payload)
+
+
+def _agent(context: df.DurableOrchestrationContext, payload: dict[str, Any]) -> Steps:
+    instance_id = f"{context.instance_id}:{payload['path']}"
+    outcome: Outcome = yield context.call_sub_orchestrator(names.ORCHESTRATOR_AGENT, payload, instance_id)
+    return outcome
 
 
 def _fan_out(context: df.DurableOrchestrationContext, payload: dict[str, Any]) -> Steps:

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError
 from shared import templates
 from shared.errors import Problem
 from shared.integrations import MAX_PER_WORKFLOW, Sender, Webhook
-from shared.steps import STEP_KINDS, AnyStep, Strict
+from shared.settings import Settings
+from shared.steps import STEP_KINDS, AgentStep, AnyStep, Strict
 
 MAX_STEPS = 64
 
@@ -67,13 +68,21 @@ def validation_errors(error: ValidationError) -> list[dict[str, str]]:
     return found
 
 
-def parse_definition(data: Any) -> Definition:
+def _over_limits(definition: Definition, settings: Settings) -> Iterator[dict[str, str]]:
+    """What the settings don't allow."""
+    for i, step in enumerate(definition.steps):
+        if isinstance(step, AgentStep) and step.depth() > settings.agent_depth_max:
+            message = f"sub-agents may be nested {settings.agent_depth_max} deep (TRUESTOP_AGENT_DEPTH_MAX)"
+            yield {"field": f"steps.{i}.agents", "message": message}
+
+
+def parse_definition(data: Any, settings: Settings) -> Definition:
     """The definition in `data` (parsed JSON). Raises `Problem` 422 `invalid` with an error a field."""
     try:
         definition = Definition.model_validate(data)
     except ValidationError as error:
         raise invalid(validation_errors(error)) from None
-    errors = list(_wrong_references(definition))
+    errors = [*_wrong_references(definition), *_over_limits(definition, settings)]
     if errors:
         raise invalid(errors)
     return definition

@@ -1,6 +1,7 @@
 """Executions: the nodes of a run's tree, and how they are addressed.
 
-Paths are deterministic (`s02`, `s02.i004`, `s02.i004.m`), so a replay or a redelivery finds the same node.
+Paths are deterministic (`s02`, `s02.i004`, `s02.i004.m`), so a replay or a redelivery finds the same node. A turn of an
+agent is a part of paths (`s03.t01.m`, `s03.t01.c0`) but no node: nothing begins or ends with it.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class ExecutionSpec:
 
 
 def ancestors(path: str) -> tuple[str, ...]:
-    """`s02.i004.m` → (`s02`, `s02.i004`, `s02.i004.m`)."""
+    """The nodes from the step down to `path`: `s03.t01.c1.t02.m` → (`s03`, `s03.t01.c1`, `s03.t01.c1.t02.m`)."""
     parts = path.split(".")
-    return tuple(".".join(parts[: i + 1]) for i in range(len(parts)))
+    return tuple(".".join(parts[: i + 1]) for i, part in enumerate(parts) if not part.startswith("t"))
 
 
 def step_path(index: int) -> str:
@@ -64,16 +65,32 @@ def item_path(step: str, index: int) -> str:
     return f"{step}.i{index + 1:03d}"
 
 
+def turn_model_path(agent: str, turn: int) -> str:
+    """The path of the model call of an agent's turn (from 1): `s03.t01.m`."""
+    return f"{agent}.t{turn:02d}.m"
+
+
+def turn_call_path(agent: str, turn: int, index: int) -> str:
+    """The path of a tool call (from 0) of an agent's turn (from 1): `s03.t01.c0`."""
+    return f"{agent}.t{turn:02d}.c{index}"
+
+
+def split_call_path(path: str) -> tuple[str, int, int]:
+    """What `turn_call_path` put together."""
+    agent, turn, call = path.rsplit(".", 2)
+    return agent, int(turn[1:]), int(call[1:])
+
+
 def new_execution(ref: RunRef, spec: ExecutionSpec, status: Ex, operation: bool) -> Document:
     """A fresh execution document."""
-    parent = spec.path.rpartition(".")[0] or None
+    above = ancestors(spec.path)[:-1]
     return {
         "id": ref.execution_id(spec.path),
         "type": DocumentType.EXECUTION,
         "run_id": ref.run_id,
         "path": spec.path,
-        "parent": parent,
-        "depth": spec.path.count("."),
+        "parent": above[-1] if above else None,
+        "depth": len(above),
         "kind": spec.kind,
         "name": spec.name,
         "status": status,

@@ -83,15 +83,15 @@ class AnswerReader:
             for part in delta.get("tool_calls") or ():
                 self._take_call(part)
             if refusal := delta.get("refusal"):
-                self._refusal.append(str(refusal))
-            if text := str(delta.get("content") or ""):
+                self._refusal.append(_clean(refusal))
+            if text := _clean(delta.get("content")):
                 self._text.append(text)
                 return text
         return ""
 
     def _take_call(self, part: dict[str, Any]) -> None:
         function = part.get("function") or {}
-        index, own = part.get("index"), str(part.get("id") or "")[:MAX_NAME]
+        index, own = part.get("index"), _clean(part.get("id"))[:MAX_NAME]
         call = None if index is None else self._at.get(int(index))
         # Some endpoints send each call whole, without an index or all of them under 0.
         if call is None or (own and call.id and own != call.id):
@@ -99,8 +99,8 @@ class AnswerReader:
             self._calls.append(call)
             self._at[int(index or 0)] = call
         call.id = call.id or own
-        call.name = (call.name or str(function.get("name") or ""))[:MAX_NAME]
-        piece = str(function.get("arguments") or "")
+        call.name = (call.name or _clean(function.get("name")))[:MAX_NAME]
+        piece = _clean(function.get("arguments"))
         call.size += len(piece)
         if len(self._calls) > MAX_CALLS or call.size > MAX_ARGUMENTS:
             raise StepFailed(
@@ -128,3 +128,13 @@ class AnswerReader:
             seen.add(own)
             answer.tool_calls.append(ToolCall(own, call.name, "".join(call.arguments)))
         return answer
+
+
+def _clean(value: Any) -> str:
+    """A string of an answer as it can be stored: JSON may hold halves of surrogate pairs, UTF-8 may not."""
+    text = str(value or "")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -281,7 +281,7 @@ def _mine(begun: Begun, spec: ExecutionSpec) -> tuple[Condition, ...]:
     return (FieldIn("status", (Ex.RUNNING,)), FieldIn("attempt", (begun.attempts[spec.path],)))
 
 
-_ENDED_EVENT = {
+ENDED_EVENT = {
     Ex.COMPLETED: EventType.EXECUTION_COMPLETED,
     Ex.FAILED: EventType.EXECUTION_FAILED,
     Ex.CANCELLED: EventType.EXECUTION_CANCELLED,
@@ -346,7 +346,7 @@ async def _finish(store: DocumentStore, begun: Begun, ending: Ending, run_status
         data = {"error": ending.error} if ending.error else {}
         if ending.status == Ex.PENDING:
             data["will_retry"] = {"failures": str(begun.failures + 1)}
-        ops.append(event(ref.run_id, _ENDED_EVENT[ending.status], ref.execution_id(spec.path), **data))
+        ops.append(event(ref.run_id, ENDED_EVENT[ending.status], ref.execution_id(spec.path), **data))
     if ending.halts is not None:
         ops.append(Patch(ref.execution_id(ending.halts), set={"halted": True}))
     ops.extend(ending.events)

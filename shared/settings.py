@@ -54,6 +54,11 @@ TABLE: tuple[Setting, ...] = (
     Setting("TRUESTOP_PARALLEL_MAX", "16", "Most items of one fan-out at work at a time."),
     Setting("TRUESTOP_ITEMS_MAX", "999", "Most items of one fan-out (at most 999)."),
     Setting("TRUESTOP_CHILD_DEPTH_MAX", "5", "How deep child runs may start child runs."),
+    Setting("TRUESTOP_AGENT_DEPTH_MAX", "3", "How deep sub-agents may be nested below a step's agent."),
+    Setting(
+        "TRUESTOP_AGENT_CALLS_MAX", "16", "Most tool and sub-agent calls of one turn; the model is told of the rest."
+    ),
+    Setting("TRUESTOP_EXECUTIONS_MAX", "5000", "Executions of a run after which its agents take no further turn."),
     Setting("TRUESTOP_DOCUMENT_MAX_BYTES", "20971520", "Largest document that may be uploaded, in bytes."),
     Setting("TRUESTOP_FETCH_MAX_BYTES", "5242880", "Largest page that `fetch_urls` reads, in bytes."),
     Setting("TRUESTOP_FETCH_TIMEOUT_SECONDS", "30", "Longest time for one page, redirects included."),
@@ -100,6 +105,9 @@ class Settings:
     parallel_max: int
     items_max: int
     child_depth_max: int
+    agent_depth_max: int
+    agent_calls_max: int
+    executions_max: int
     document_max_bytes: int
     fetch_max_bytes: int
     fetch_timeout_seconds: float

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, model_validator
 
 from shared.documents import validate_name
+from shared.schemas import check_schema
 from shared.tools import registry
 
 Text = Annotated[str, Field(max_length=200_000)]
@@ -139,6 +140,63 @@ class ToolStep(Step):
         yield from _strings("arguments", self.arguments)
 
 
+class AgentOptions(Strict):
+    """What every agent has, whether it is a step or a sub-agent.
+
+    `max_tokens` bounds each answer, `max_total_tokens` all that the agent's own model calls use.
+    """
+
+    instructions: Text = Field(min_length=1)
+    model: str | None = Field(default=None, max_length=200)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_total_tokens: int | None = Field(default=None, ge=1, le=100_000_000)
+    max_turns: int = Field(default=8, ge=1, le=99)
+    tools: list[Annotated[str, Field(max_length=64)]] = Field(default_factory=list, max_length=64)
+    agents: list[SubAgent] = Field(default_factory=list, max_length=16)
+    output_schema: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> AgentOptions:
+        for name in self.tools:
+            if name not in registry.names():
+                raise ValueError(f"unknown tool {name!r}; known are {', '.join(registry.names())}")
+        names = [*self.tools, *(agent.name for agent in self.agents)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{min(twice)!r} names two of its tools and sub-agents")
+        if self.output_schema is not None:
+            check_schema(self.output_schema)
+        return self
+
+    def agent_texts(self, where: str) -> Iterator[tuple[str, str, bool]]:
+        """The templates of this agent and those below it."""
+        yield f"{where}instructions", self.instructions, False
+        for i, agent in enumerate(self.agents):
+            yield from agent.agent_texts(f"{where}agents.{i}.")
+
+    def depth(self) -> int:
+        """How many agents are nested below this one."""
+        return max((1 + agent.depth() for agent in self.agents), default=0)
+
+
+class SubAgent(AgentOptions):
+    """An agent that another one calls as it calls a tool, with a text as input. The model chooses by `description`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    description: str = Field(min_length=1, max_length=2000)
+    timeout_seconds: float | None = Field(default=None, gt=0, le=86_400)
+
+
+class AgentStep(Step, AgentOptions):
+    """A model that works in turns: it calls tools and sub-agents, reads what they answer, and ends with an answer."""
+
+    kind: Literal["agent"]
+    input: Text = Field(min_length=1)
+
+    def texts(self) -> Iterator[tuple[str, str, bool]]:
+        yield "input", self.input, False
+        yield from self.agent_texts("")
+
+
 class WriteArtifactStep(Step):
     """Writes an artifact of the run."""
 
@@ -183,6 +241,7 @@ AnyStep = Annotated[
     | AnalyzeDocumentsStep
     | CompareDocumentsStep
     | ModelStep
+    | AgentStep
     | ToolStep
     | WriteArtifactStep
     | NotifyStep
@@ -193,6 +252,13 @@ STEP_KINDS = frozenset(get_args(step.model_fields["kind"].annotation)[0] for ste
 """Every kind of step."""
 FANS_OUT = ("fetch_urls", "analyze_documents")
 """Kinds whose work is one item each."""
+
+
+def shape_of(kind: str) -> str:
+    """How the pipeline sequences a step of this kind: `operation` (one activity), `fan_out`, `agent` or `child_run`."""
+    if kind in FANS_OUT:
+        return "fan_out"
+    return kind if kind in ("agent", "child_run") else "operation"
 
 
 def _strings(where: str, value: Any) -> Iterator[tuple[str, str, bool]]:

@@ -65,7 +65,7 @@ def _secrets_write(services: Services, definition: Definition, known: Document |
 
 async def create(services: Services, scope: str, data: Any) -> Document:
     """Create a workflow from a definition. Raises `Problem` 422."""
-    definition = parse_definition(data)
+    definition = parse_definition(data, services.settings)
     workflow_id, moment = new_ulid(), now()
     document: Document = {
         "id": WORKFLOW_ID,
@@ -115,7 +115,7 @@ async def change(services: Services, partition: Partition, data: Any, revision: 
         if isinstance(data, dict):
             data = {key: value for key, value in data.items() if key not in READ_ONLY}
         wanted = merged(workflow["definition"], data) if merge else data
-        definition = parse_definition(wanted)
+        definition = parse_definition(wanted, services.settings)
         patch = Patch(
             WORKFLOW_ID,
             set={"definition": _plain(definition, wanted), "updated_at": now()},

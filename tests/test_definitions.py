@@ -8,14 +8,26 @@ import pytest
 
 from shared.definitions import parse_definition
 from shared.errors import Problem
+from shared.settings import load
 
+SETTINGS = load({})
 MODEL = {"kind": "model", "name": "m", "prompt": "Hi"}
+AGENT = {"kind": "agent", "name": "a", "instructions": "Do it.", "input": "Go"}
+SUB: dict[str, Any] = {"name": "sub", "description": "Helps.", "instructions": "Help."}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A sub-agent with others this deep below it."""
+    agent = SUB
+    for _ in range(levels):
+        agent = {**SUB, "agents": [agent]}
+    return agent
 
 
 def errors_of(data: Any) -> dict[str, str]:
     """The errors of a definition, by field."""
     with pytest.raises(Problem) as caught:
-        parse_definition(data)
+        parse_definition(data, SETTINGS)
     assert (caught.value.status, caught.value.code) == (422, "invalid")
     return {error["field"]: error["message"] for error in caught.value.errors}
 
@@ -27,7 +39,7 @@ def workflow(*steps: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def test_the_smallest_definition_gets_the_defaults() -> None:
     """Guards the defaults of the contract."""
-    parsed = parse_definition(workflow(MODEL))
+    parsed = parse_definition(workflow(MODEL), SETTINGS)
     defaults = (parsed.enabled, parsed.grace_seconds, parsed.after_cancel, parsed.trigger.kind)
     assert defaults == (True, 30, "next_slot", "manual")
 
@@ -63,6 +75,15 @@ def test_the_smallest_definition_gets_the_defaults() -> None:
         (workflow({"kind": "write_artifact", "name": "a", "path": "../up", "content": "x"}), "steps.0"),
         (workflow({"kind": "fetch_urls", "name": "f", "urls": ["file:///etc/passwd"]}), "steps.0"),
         (workflow({"kind": "analyze_documents", "name": "a", "prompt": "x", "documents": {}}), "steps.0.documents"),
+        (workflow({**AGENT, "tools": ["none"]}), "steps.0"),
+        (workflow({**AGENT, "tools": ["echo", "echo"]}), "steps.0"),
+        (workflow({**AGENT, "tools": ["echo"], "agents": [{**SUB, "name": "echo"}]}), "steps.0"),
+        (workflow({**AGENT, "agents": [{**SUB, "colour": "red"}]}), "steps.0.agents.0.colour"),
+        (workflow({**AGENT, "agents": [{**SUB, "name": "Bad Name"}]}), "steps.0.agents.0.name"),
+        (workflow({**AGENT, "agents": [{**SUB, "instructions": "{{no.x}}"}]}), "steps.0.agents.0.instructions"),
+        (workflow({**AGENT, "agents": [nested(3)]}), "steps.0.agents"),
+        (workflow({**AGENT, "max_turns": 100}), "steps.0.max_turns"),
+        (workflow({**AGENT, "output_schema": {"type": "strange"}}), "steps.0"),
         (workflow(*({**MODEL, "name": f"m{i}"} for i in range(65))), "steps"),
     ],
 )
@@ -71,7 +92,15 @@ def test_what_is_wrong_is_named(data: Any, field: str) -> None:
     assert field in errors_of(data), errors_of(data)
 
 
+def test_agents_nested_without_end_are_refused() -> None:
+    """Guards against a recursion that would be a fault of ours."""
+    assert "ecursion" in str(errors_of(workflow({**AGENT, "agents": [nested(400)]})))
+
+
 def test_templates_may_name_the_input_and_earlier_steps() -> None:
     """Guards what is allowed."""
     later = {"kind": "notify", "name": "n", "subject": "{{ input.a.b }}", "message": "{{steps.m.output}} {{input}}"}
-    parse_definition(workflow(MODEL, later))
+    sub = {**SUB, "instructions": "{{steps.m.output}}"}
+    agent = {**AGENT, "instructions": "{{input.how}}", "input": "{{steps.m.output}}", "agents": [sub]}
+    parse_definition(workflow(MODEL, later, agent), SETTINGS)
+    parse_definition(workflow({**AGENT, "agents": [nested(2)]}), SETTINGS)

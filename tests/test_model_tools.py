@@ -101,3 +101,11 @@ async def test_calls_that_are_nonsense_interrupt_the_answer(delta: str) -> None:
     async with misbehaving(saying(payload)) as base, model_at(base) as model:
         failed = await model.failure()
     assert (failed.code, failed.retryable) == ("model_interrupted", True)
+
+
+def test_half_a_surrogate_pair_becomes_text_that_can_be_stored() -> None:
+    """Guards the store: JSON can hold what UTF-8 can't, and models have written it."""
+    answer = read({"content": "a\ud800b"}, {"tool_calls": [part(0, "n\udfff", '"\ud83d\ude00\ud800"')]})
+    assert answer.text == "a\ufffdb"
+    assert answer.tool_calls[0].name == "n\ufffd"
+    answer.tool_calls[0].arguments.encode()

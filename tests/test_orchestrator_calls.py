@@ -70,6 +70,10 @@ def test_an_activity_that_keeps_raising_is_given_up_with_its_reason() -> None:
 
     context = Context()
     outcome = drive(context, answer)
-    assert outcome == {"status": "failed", "error": {"code": "activity_failed", "message": "no such thing"}}
+    assert outcome == {
+        "status": "failed",
+        "error": {"code": "activity_failed", "message": "no such thing"},
+        "given_up": True,
+    }
     assert context.calls == 2 * BROKEN_TRIES
     assert context.current_utc_datetime - START < timedelta(minutes=5)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from activities import child_runs, items, lifecycle, steps
+from activities import agents, child_runs, items, lifecycle, steps
 from orchestrators.pipeline import STEP_CANCELLED
 from shared import children, workflows
 from shared.cancellation import checkpoint
@@ -28,7 +28,7 @@ from shared.settings import load
 from shared.store.port import Document, Op, Partition, Prefix, Query
 
 ALICE = {"id": "alice", "name": "Alice"}
-Script = Callable[[ModelRequest, Callable[[str], None]], Awaitable[str]]
+Script = Callable[[ModelRequest, Callable[[str], None]], Awaitable[str | ModelAnswer]]
 
 
 @dataclass
@@ -44,10 +44,12 @@ class ScriptedModel:
         self.began.append(asyncio.get_running_loop().time())
         self.open += 1
         try:
-            text = await self.script(request, on_text)
+            answer = await self.script(request, on_text)
         finally:
             self.open -= 1
-        return ModelAnswer(text=text, finish_reason="stop", usage=None, model="scripted")
+        if isinstance(answer, ModelAnswer):
+            return answer
+        return ModelAnswer(text=answer, finish_reason="stop", usage=None, model="scripted")
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -149,6 +151,8 @@ class World:
                 outcome = await self._fan_out(ref, step["path"])
             elif step["shape"] == "child_run":
                 outcome = await self._child_run(ref, step["path"])
+            elif step["shape"] == "agent":
+                outcome = await self._agent(ref, step["path"])
             else:
                 outcome = await until_done(partial(steps.run, self.services, ref, step["path"]))
             if outcome["status"] == "cancelled":
@@ -180,6 +184,22 @@ class World:
 
         await asyncio.gather(*(lane(i) for i in range(opened["lanes"])))
         return await until_done(partial(items.close_items, self.services, ref, path))
+
+    async def _agent(self, ref: RunRef, path: str) -> dict[str, Any]:
+        turn = 0
+        while True:
+            turn += 1
+            outcome = await until_done(partial(agents.take_turn, self.services, ref, path, turn))
+            if outcome["status"] != "turn":
+                return outcome
+            for ended in await asyncio.gather(*(self._call(ref, call) for call in outcome["calls"])):
+                if ended["status"] == "cancelled":
+                    return ended
+
+    async def _call(self, ref: RunRef, call: dict[str, Any]) -> dict[str, Any]:
+        if call["agent"]:
+            return await self._agent(ref, call["path"])
+        return await until_done(partial(agents.call_tool, self.services, ref, call["path"]))
 
 
 async def until_done(call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:

@@ -1,0 +1,252 @@
+"""An agent's turns: each is a model call, and then the calls of tools and sub-agents that the model asked for.
+
+An agent is a container: `take_turn` opens it with its first turn and closes it with its last. Every model call and every
+tool call is an operation of its own; a sub-agent is a container within. What a turn comes to is decided from the record of
+its model call (`shared/agents.py`), so a redelivery decides the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from activities.containers import close_container, find_container, open_container
+from activities.tools import tool_context
+from activities.values import step_of, values_for
+from shared import templates
+from shared.agents import (
+    CANCELLED,
+    Answer,
+    Calls,
+    Turn,
+    decide,
+    failed_result,
+    offered,
+    parsed_arguments,
+    read_turn,
+    size,
+    transcript,
+    turn_record,
+)
+from shared.branches import cancelled_branch, refusal
+from shared.cancellation import run_blocking
+from shared.errors import ConditionFailed, Conflict, StepFailed
+from shared.executions import ExecutionSpec, RunRef, ancestors, split_call_path, turn_call_path, turn_model_path
+from shared.ids import from_text
+from shared.model_answers import ToolCall
+from shared.model_client import ModelRequest
+from shared.names import OUTCOME_BRANCH_CANCELLED, OUTCOME_TURN, DocumentType, Kind
+from shared.operation_context import OperationContext
+from shared.outputs import as_text, keep, load, preview
+from shared.services import Services
+from shared.states import UNFINISHED_EXECUTION
+from shared.states import ExecutionStatus as Ex
+from shared.steps import AgentOptions, AgentStep
+from shared.store.port import Document, FieldIn, Prefix, Query
+from shared.supervisor import AGAIN, Outcome, outcome_of, supervise
+from shared.tools import registry
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent of a run, as it was called. `seconds_left`: until its deadline, or that of an agent above it."""
+
+    spec: ExecutionSpec
+    step: AgentStep
+    options: AgentOptions
+    instructions: str
+    given: str
+    seconds_left: float
+    failure: StepFailed | None = None
+    """Why it can't begin."""
+
+
+async def take_turn(services: Services, ref: RunRef, path: str, turn: int) -> Outcome:
+    """Take a turn (from 1) of the agent at `path`. Answers its end, or `turn` with the `calls` to make before the next."""
+    run, step = await step_of(services, ref, path)
+    container = await find_container(services, ref, path)
+    if container is not None and container["status"] not in UNFINISHED_EXECUTION:
+        return await outcome_of(services, ref, container)
+    agent = await _load(services, ref, run, step, path)
+    if container is None or container["status"] == Ex.PENDING:
+        try:
+            await open_container(services, ref, agent.spec, container)
+        except (ConditionFailed, Conflict) as error:
+            return await refusal(services, ref, path) if error.op_index == 0 else AGAIN
+    try:
+        turns = await _turns(services, ref, run, path, turn - 1)
+        outcome = await _ask(services, ref, run, agent, turns)
+        if outcome["status"] == Ex.COMPLETED:
+            return await _conclude(services, ref, agent, turns)
+    except StepFailed as error:
+        outcome = {"status": Ex.FAILED, "error": {"code": error.code, "message": error.detail}}
+    if outcome["status"] == Ex.FAILED:
+        return await close_container(services, ref, path, Ex.FAILED, None, outcome["error"])
+    if outcome["status"] == OUTCOME_BRANCH_CANCELLED:
+        # The agent, or only its model call: without that it can't go on either.
+        return await close_container(services, ref, path, Ex.CANCELLED, None, None)
+    return outcome
+
+
+async def _load(services: Services, ref: RunRef, run: Document, step: AgentStep, path: str) -> Agent:
+    """The agent at `path`: its definition, found along the calls that led to it, and what it was given."""
+    instructions = given = ""
+    failure: StepFailed | None = None
+    options: AgentOptions = step
+    name, seconds = step.name, [await _seconds_left(services, ref, ancestors(path)[0], step.timeout_seconds)]
+    try:
+        values = await values_for(services, run, ref, step)
+        given = templates.render(step.input, values)
+        for below in ancestors(path)[1:]:
+            call = await _call_at(services, ref, below)
+            sub = next(one for one in options.agents if one.name == call.name)
+            options, name = sub, sub.name
+            seconds.append(await _seconds_left(services, ref, below, sub.timeout_seconds))
+            given = _given(call)
+        instructions = templates.render(options.instructions, values)
+    except StepFailed as error:
+        failure = error
+    kind = Kind.STEP if path == ancestors(path)[0] else Kind.AGENT
+    spec = ExecutionSpec(path, kind, name, preview(given))
+    return Agent(spec, step, options, instructions, given, min(seconds), failure)
+
+
+def _given(call: ToolCall) -> str:
+    """The input of a sub-agent's call. Raises `StepFailed` `tool_arguments_invalid`."""
+    arguments = parsed_arguments(call) or {}
+    if list(arguments) != ["input"] or not isinstance(arguments["input"], str):
+        raise StepFailed("tool_arguments_invalid", f'{call.name}: write {{"input": "…"}}, with a text and nothing else')
+    return arguments["input"]
+
+
+async def _seconds_left(services: Services, ref: RunRef, path: str, timeout: float | None) -> float:
+    if timeout is None:
+        return float("inf")
+    container = await find_container(services, ref, path)
+    if container is None or container["started_at"] is None:
+        return timeout
+    return timeout - (datetime.now(UTC) - from_text(container["started_at"])).total_seconds()
+
+
+async def _call_at(services: Services, ref: RunRef, path: str) -> ToolCall:
+    """The call that the model asked for at `path`."""
+    agent, turn, index = split_call_path(path)
+    asked = await services.store.get(ref.partition, ref.execution_id(turn_model_path(agent, turn)))
+    return ToolCall(**(await load(services.blobs, asked))["tool_calls"][index])
+
+
+async def _turns(services: Services, ref: RunRef, run: Document, path: str, count: int) -> list[Turn]:
+    """The first `count` turns of the agent at `path`, with what their calls answered."""
+    found: dict[str, Document] = {}
+    after: str | None = None
+    while count:
+        query = Query(
+            DocumentType.EXECUTION,
+            ref.partition,
+            where=(Prefix("id", ref.execution_id(f"{path}.t")), FieldIn("parent", (path,))),
+            limit=100,
+            after=after,
+        )
+        page = await services.store.query(query)
+        found |= {one["path"]: one for one in page.items}
+        after = page.next
+        if after is None:
+            break
+    return list(await asyncio.gather(*(_turn(services, run, path, number + 1, found) for number in range(count))))
+
+
+async def _turn(services: Services, run: Document, path: str, turn: int, found: dict[str, Document]) -> Turn:
+    said = read_turn(await load(services.blobs, found[turn_model_path(path, turn)]))
+    made = [turn_call_path(path, turn, index) for index in range(min(len(said.calls), said.allowed))]
+    results = [await _result(services, run, call, found.get(call)) for call in made]
+    return Turn(said.text, said.calls, said.allowed, said.tokens, said.finish_reason, tuple(results))
+
+
+async def _result(services: Services, run: Document, path: str, execution: Document | None) -> str:
+    """What the model is told of a call. One without a record was cancelled before it began."""
+    if execution is None or cancelled_branch(run, path) is not None:
+        return CANCELLED
+    if execution["status"] == Ex.COMPLETED:
+        return as_text(await load(services.blobs, execution))[0]
+    return failed_result(execution["error"]) if execution["status"] == Ex.FAILED else CANCELLED
+
+
+async def _ask(services: Services, ref: RunRef, run: Document, agent: Agent, turns: Sequence[Turn]) -> Outcome:
+    """The model call of the turn after `turns`. Raises `StepFailed` when it may not be made."""
+    if agent.failure is not None:
+        raise agent.failure
+    if agent.seconds_left <= 0:
+        raise StepFailed("timeout", "its time was over before it had an answer")
+    if run["counts"]["total"] >= services.settings.executions_max:
+        raise StepFailed("run_too_large", f"the run has over {services.settings.executions_max} executions")
+    options, spent = agent.options, sum(turn.tokens for turn in turns)
+    messages = await _computed(options, transcript, options, agent.instructions, agent.given, turns)
+    limits = [options.max_tokens, options.max_total_tokens and max(1, options.max_total_tokens - spent)]
+    request = ModelRequest(
+        messages=messages,
+        model=options.model,
+        max_tokens=min((limit for limit in limits if limit), default=None),
+        tools=offered(options),
+    )
+
+    async def body(context: OperationContext) -> dict[str, Any]:
+        answer = await services.model.complete(request, context.writer())
+        return turn_record(answer, services.settings.agent_calls_max, size(messages))
+
+    path = turn_model_path(agent.spec.path, len(turns) + 1)
+    shown = preview(str(messages[-1]["content"]))
+    spec = ExecutionSpec(path, Kind.MODEL_CALL, options.model or "model", shown)
+    return await _supervised(services, ref, spec, agent, body)
+
+
+async def _computed(options: AgentOptions, function: Any, *arguments: Any) -> Any:
+    """`function(*arguments)`, in a thread where it checks answers against a schema, which may take a while."""
+    return function(*arguments) if options.output_schema is None else await run_blocking(function, *arguments)
+
+
+async def _conclude(services: Services, ref: RunRef, agent: Agent, turns: Sequence[Turn]) -> Outcome:
+    """What the turn after `turns`, whose model call has ended, comes to. Raises `StepFailed` as `decide` does."""
+    path, turn = agent.spec.path, len(turns) + 1
+    asked = await services.store.get(ref.partition, ref.execution_id(turn_model_path(path, turn)))
+    said = read_turn(await load(services.blobs, asked))
+    decision = await _computed(agent.options, decide, agent.options, [*turns, said])
+    if isinstance(decision, Answer):
+        output = await keep(services.blobs, ref, path, 1, decision.value)
+        return await close_container(services, ref, path, Ex.COMPLETED, output, None)
+    indexes = decision.indexes if isinstance(decision, Calls) else ()
+    subs = {one.name for one in agent.options.agents}
+    calls = [{"path": turn_call_path(path, turn, i), "agent": said.calls[i].name in subs} for i in indexes]
+    return {"status": OUTCOME_TURN, "calls": calls}
+
+
+async def call_tool(services: Services, ref: RunRef, path: str) -> Outcome:
+    """Make the tool call at `path`. A tool that fails is an outcome for the model to read, not the agent's failure."""
+    run, step = await step_of(services, ref, path)
+    agent = await _load(services, ref, run, step, split_call_path(path)[0])
+    call = await _call_at(services, ref, path)
+
+    async def body(context: OperationContext) -> Any:
+        if call.name not in agent.options.tools:
+            known = ", ".join([*agent.options.tools, *(one.name for one in agent.options.agents)]) or "none"
+            raise StepFailed("tool_unknown", f"there is no tool named {call.name!r}; known are: {known}")
+        arguments = parsed_arguments(call)
+        if arguments is None:
+            raise StepFailed("tool_arguments_invalid", f"{call.name}: the arguments are not a JSON object")
+        return await registry.get(call.name).call(arguments, tool_context(context))
+
+    spec = ExecutionSpec(path, Kind.TOOL_CALL, call.name or "unknown", preview(call.arguments))
+    return await _supervised(services, ref, spec, agent, body)
+
+
+async def _supervised(services: Services, ref: RunRef, spec: ExecutionSpec, agent: Agent, body: Any) -> Outcome:
+    return await supervise(
+        services,
+        ref,
+        [spec],
+        body,
+        timeout_seconds=max(0.0, min(agent.seconds_left, services.settings.step_timeout_seconds)),
+        retries=agent.step.retries,
+    )
