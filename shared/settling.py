@@ -145,7 +145,7 @@ async def _end(
     services: Services, run: Document, status: RunStatus, observed_at: str | None, also: Sequence[Create]
 ) -> Document:
     """The one transaction that ends a run. Raises `ConditionFailed` when the run is not as `run` says."""
-    ref, ended = run_ref(run), now()
+    ref, (observed, ended) = run_ref(run), _times(run, observed_at)
     counts = _final_counts(run["counts"], status)
     changes: dict[str, Any] = {"status": status, "ended_at": ended, "in_flight": 0, "counts": counts}
     changes["error"] = run["error"]
@@ -155,7 +155,7 @@ async def _end(
         acknowledged = not run["cancel"]["forced"]
         changes |= {
             "cancel.stopped_at": ended,
-            "cancel.observed_at": run["cancel"]["observed_at"] or observed_at or ended,
+            "cancel.observed_at": observed,
             "cancel.acknowledged": acknowledged,
         }
     else:
@@ -255,6 +255,16 @@ async def _as_child_ended(services: Services, child: Document, run: Document, le
         return Ending(Ex.FAILED, error={"code": "timeout", "message": "the child run took too long"})
     stopped = child["cancel"]["acknowledged"]
     return Ending(Ex.CANCELLED, cancel_outcome=CancelOutcome.STOPPED if stopped else CancelOutcome.ABANDONED)
+
+
+def _times(run: Document, observed_at: str | None) -> tuple[str, str]:
+    """When a cancel was observed, and when the run ended. In order also when the clocks of who wrote them are not."""
+    ended = now()
+    if run["status"] != RunStatus.CANCELLING:
+        return ended, ended
+    requested: str = run["cancel"]["requested_at"]
+    observed = max(run["cancel"]["observed_at"] or observed_at or ended, requested)
+    return observed, max(ended, observed)
 
 
 _ENDED = {

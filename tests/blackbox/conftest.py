@@ -87,8 +87,8 @@ def start_host(
         pytest.skip("needs hosts of its own, and TRUESTOP_TEST_BASE_URL names one")
     started: list[Host] = []
 
-    def start(data: Path | None = None, **environment: str) -> Host:
-        host = Host(data or tmp_path_factory.mktemp("own") / "data", environment, workers=processes - 1)
+    def start(data: Path | None = None, workers: int = processes - 1, **environment: str) -> Host:
+        host = Host(data or tmp_path_factory.mktemp("own") / "data", environment, workers=workers)
         started.append(host)
         return host.start()
 

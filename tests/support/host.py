@@ -92,6 +92,13 @@ class Host:
             self._process.wait()
             self._process = None
 
+    def kill_worker(self) -> None:
+        """End one of its workers as a crash does; it starts another."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # so that the worker's id stays the worker's
+        os.kill(self._worker_pids()[0], signal.SIGKILL)
+        self._process.send_signal(signal.SIGCONT)
+
     def suspend(self) -> None:
         """Let it and its workers stand still, as a machine that sleeps."""
         assert self._process is not None
