@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from http_triggers import cancels, deliveries, documents, health, history, runs, workflows
+from http_triggers import aliases, cancels, deliveries, documents, health, history, runs, workflows
 
-blueprints = tuple(module.blueprint for module in (workflows, runs, cancels, history, deliveries, documents, health))
+_MODULES = (workflows, runs, cancels, aliases, history, deliveries, documents, health)
+blueprints = tuple(module.blueprint for module in _MODULES)

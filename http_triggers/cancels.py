@@ -11,15 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from http_triggers.api import Answer, Call, add_route
 from http_triggers.runs import read_run
-from http_triggers.workflows import BASE, base_of, partition_of
+from http_triggers.workflows import BASE, partition_of
 from shared import workflows
 from shared.errors import NotFound, Problem
+from shared.executions import run_ref
 from shared.names import CancelSource
 from shared.narrow import cancel_execution
 from shared.orchestration import wake
 from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest, request_cancel
 from shared.states import RunStatus
+from shared.store.port import Document, Partition
 from shared.views import narrow_cancel_view
 
 SOURCES = {source.value: source for source in (CancelSource.PAGE, CancelSource.CLI, CancelSource.CLIENT)}
@@ -48,21 +50,31 @@ async def cancel_active(call: Call) -> Answer:
     active = (await workflows.get(call.services, partition_of(call)))["runtime"]["active_run_id"]
     if active is None:
         raise Problem(404, "no_active_run", "no run of this workflow is active")
-    return await _cancel(call, active, body)
+    return await answer_cancel(call, partition_of(call), active, body)
 
 
 async def cancel_run(call: Call) -> Answer:
     """POST {base}/{wid}/runs/{rid}/cancel."""
     body = call.parse(CancelBody)
-    return await _cancel(call, (await read_run(call))["id"], body)
+    return await answer_cancel(call, partition_of(call), (await read_run(call))["id"], body)
 
 
-async def _cancel(call: Call, run_id: str, body: CancelBody) -> Answer:
-    assert call.client is not None
-    request = CancelRequest(call.caller.as_dict(), _source(call), body.reason, body.grace_seconds, body.force)
-    run = await request_cancel(call.services, partition_of(call), run_id, request)
-    receipt, _ = await asyncio.gather(cancel_receipt(call.services, run), wake(call.client, run))
+async def answer_cancel(call: Call, partition: Partition, run_id: str, body: CancelBody) -> Answer:
+    """Cancel a run and everything below it. Answers its receipt."""
+    run = await request_cancel(call.services, partition, run_id, request_of(call, body))
+    receipt, _ = await asyncio.gather(cancel_receipt(call.services, run), woken(call, run))
     return Answer(202 if run["status"] == RunStatus.CANCELLING else 200, receipt)
+
+
+async def woken(call: Call, run: Document) -> None:
+    """Wake the orchestration of a run whose cancel was accepted."""
+    assert call.client is not None
+    await wake(call.client, run)
+
+
+def request_of(call: Call, body: CancelBody) -> CancelRequest:
+    """The caller's request to cancel a run."""
+    return CancelRequest(call.caller.as_dict(), _source(call), body.reason, body.grace_seconds, body.force)
 
 
 def _source(call: Call) -> CancelSource:
@@ -71,18 +83,22 @@ def _source(call: Call) -> CancelSource:
 
 async def cancel_one_execution(call: Call) -> Answer:
     """POST {base}/{wid}/runs/{rid}/executions/{path}/cancel: that execution and what is below it."""
-    body, run, path = call.parse(ReasonBody), await read_run(call), call.route("path")
+    body = call.parse(ReasonBody)
+    return await answer_execution_cancel(call, await read_run(call), call.route("path"), body)
+
+
+async def answer_execution_cancel(call: Call, run: Document, path: str, body: ReasonBody) -> Answer:
+    """Cancel one execution. Answers what goes on, and how to stop that. Raises `Problem` 404."""
     missing = Problem(404, "execution_not_found", "the run has no such execution")
     if not EXECUTION_PATH.fullmatch(path):
         raise missing
     request = CancelRequest(call.caller.as_dict(), _source(call), body.reason)
     try:
-        done = await cancel_execution(call.services, partition_of(call), run["id"], path, request)
+        done = await cancel_execution(call.services, run_ref(run).partition, run["id"], path, request)
     except NotFound:
         raise missing from None
-    return Answer(
-        202, narrow_cancel_view(done.run, done.execution, done.active, f"{base_of(call)}/runs/{run['id']}/cancel")
-    )
+    whole = f"/{BASE}/{run['workflow_id']}/runs/{run['id']}/cancel"
+    return Answer(202, narrow_cancel_view(done.run, done.execution, done.active, whole))
 
 
 RUN = BASE + "/{wid}/runs/{rid}"

@@ -79,3 +79,71 @@ def test_a_child_past_its_deadline_is_cancelled_and_its_parent_fails(api: Api, m
     assert run.wait("failed")["error"]["code"] == "timeout"
     assert child_run(run).wait("cancelled")["cancel"]["source"] == "parent"
     assert all(entry["how"] == "closed" for entry in model.idle())
+
+
+def test_cancel_tree_tells_every_node_deepest_first(api: Api, model: ModelLog) -> None:
+    """Guards the answer's shape: each node once with what it was and is, totals that add up, also on repeat."""
+    echo = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
+    run = api.workflow(echo, child_of(api.workflow(echo, stream(api.user)))).start()
+    model.streaming()
+    below = child_run(run, "s02.r")
+    tree = api.ok("POST", f"/api/runs/{run.id}/cancel-tree", (200, 202), json={"reason": "all"})
+    nodes = {node["id"]: node for node in tree["nodes"]}
+    expected = {run.id, below.id} | {one["id"] for each in (run, below) for one in each.executions().values()}
+    assert set(nodes) == expected
+    assert [node["depth"] for node in tree["nodes"]] == sorted((one["depth"] for one in tree["nodes"]), reverse=True)
+    assert (nodes[run.id]["previous_status"], nodes[below.id]["kind"]) == ("running", "run")
+    assert nodes[f"{below.id}:s02.m"]["status"] in ("cancelling", "cancelled")
+    assert nodes[f"{below.id}:s01"]["skip_reason"] == "already completed"
+    assert tree["total_nodes"] == len(nodes) == tree["cancelled_count"] + tree["skipped_count"] + tree["error_count"]
+    assert tree["error_count"] == 0
+    assert tree["skipped_count"] == 4
+    run.wait("cancelled")
+    again = api.ok("POST", f"/api/runs/{run.id}/cancel-tree", json={})
+    assert (again["cancelled_count"], again["skipped_count"]) == (0, len(nodes))
+    assert {node["status"] for node in again["nodes"]} == {"cancelled", "completed"}
+
+
+def test_the_names_of_other_tools_do_the_same(api: Api, model: ModelLog) -> None:
+    """Guards the aliases: they find the run by its id, cancel it, and answer as those tools' users know."""
+    workflow = api.workflow(stream(api.user))
+    for path, status in (
+        ("runs/{}/stop", "stopped"),
+        ("runs/{}/cancel", "cancelled"),
+        (f"workflows/{workflow.id}/runs/{{}}/cancel", "cancelled"),
+    ):
+        run = workflow.start()
+        run.wait("running")
+        answer = api.ok("POST", "/api/" + path.format(run.id), (200, 202), json={"reason": "x"})
+        assert answer.get("runId", answer.get("run_id")) == run.id
+        run.wait("cancelled")
+        assert run.receipt()["reason"] == "x"
+        again = api.ok("POST", "/api/" + path.format(run.id), json={})
+        assert again["status"] == status
+    run = workflow.start()
+    model.streaming()
+    answer = api.ok("POST", f"/api/executions/{run.id}:s01/cancel", 202, json={})
+    assert (answer["scope"], answer["run_id"]) == ("execution", run.id)
+    run.wait("completed")
+
+
+def test_the_aliases_show_nothing_of_others(api: Api) -> None:
+    """Guards rights and bad input: another's run, an unknown one and a malformed id are all not found."""
+    run = api.workflow({"kind": "tool", "tool": "echo", "arguments": {"value": 1}}).run()
+    other = Api(api.client)
+    for path in ("runs/{}/stop", "runs/{}/cancel", "runs/{}/cancel-tree", "executions/{}:s01/cancel"):
+        assert other.request("POST", "/api/" + path.format(run.id), json={}).status_code == 404
+        assert api.request("POST", "/api/" + path.format(run.id), json={}).json()["code"] == "run_already_finished"
+        for wrong in ("unknown", "-", "%2e%2e", "a" * 65):
+            assert api.request("POST", "/api/" + path.format(wrong), json={}).status_code == 404, wrong
+
+
+def test_an_id_that_two_workflows_have_is_refused_without_the_workflow(api: Api) -> None:
+    """Guards ids that callers chose: no alias picks one of two."""
+    step = {"kind": "tool", "tool": "sleep", "arguments": {"seconds": 30}}
+    first, second = api.workflow(step).start(run_id="mine"), api.workflow(step).start(run_id="mine")
+    refused = api.ok("POST", "/api/runs/mine/cancel", 409, json={})
+    assert refused["code"] == "run_id_ambiguous"
+    for run in (first, second):
+        api.ok("POST", f"/api/workflows/{run.workflow.id}/runs/mine/cancel", (200, 202), json={})
+        run.wait("cancelled")

@@ -29,7 +29,7 @@ from tests.support.world import World, at_once, open_world, streaming
 ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
 MODEL = {"kind": "model", "prompt": "Go"}
 READ = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up.", "parallel": 3}
-SOON = {"start_after_seconds": "0.001", "fence_seconds": "0.1"}
+SOON = {"start_after_seconds": "0.000001", "fence_seconds": "0.1"}
 
 
 @dataclass

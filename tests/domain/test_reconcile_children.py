@@ -23,7 +23,7 @@ MODEL = {"kind": "model", "prompt": "Go"}
 @asynccontextmanager
 async def parent_and_child(directory: Path) -> AsyncIterator[tuple[World, FakeOrchestrations, RunRef, RunRef]]:
     """A run whose child is streaming; Durable Functions knows both as running."""
-    settings = {"start_after_seconds": "0.001", "fence_seconds": "0.1"}
+    settings = {"start_after_seconds": "0.000001", "fence_seconds": "0.1"}
     async with open_world(directory, streaming(10_000), **settings) as world:
         ref = await world.start(await world.workflow({**child_of(await world.workflow(MODEL))}))
         driving = asyncio.create_task(world.drive(ref))

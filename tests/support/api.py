@@ -29,10 +29,11 @@ class Api:
         """A request of this user."""
         return self.client.request(method, path, headers={USER_HEADER: self.user, **(headers or {})}, **more)
 
-    def ok(self, method: str, path: str, status: int = 200, **more: Any) -> Json:
-        """The body of a request that is answered `status`."""
+    def ok(self, method: str, path: str, status: int | tuple[int, ...] = 200, **more: Any) -> Json:
+        """The body of a request that is answered `status`, or one of them."""
         answer = self.request(method, path, **more)
-        assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
+        wanted = (status,) if isinstance(status, int) else status
+        assert answer.status_code in wanted, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
         return answer.json() if answer.content else None
 
     def all(self, path: str, limit: int = 200, **query: str) -> list[Json]:
