@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from event_triggers import reconcile
+from event_triggers import notifications, reconcile, run_requests
 
-blueprints = (reconcile.blueprint,)
+blueprints = tuple(module.blueprint for module in (reconcile, run_requests, notifications))

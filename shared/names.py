@@ -24,6 +24,11 @@ ACTIVITY_END_CHILD = "end_child"
 
 # Timer functions
 TIMER_RECONCILE = "reconcile"
+TIMER_SWEEP_NOTIFICATIONS = "sweep_notifications"
+
+# Queue functions
+QUEUE_FUNCTION_RUN_REQUESTS = "run_requests"
+QUEUE_FUNCTION_NOTIFICATIONS = "notifications"
 
 # The Durable event that wakes a run's orchestrator after an accepted cancel
 EVENT_CANCEL = "cancel"
@@ -51,7 +56,8 @@ RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, SECRETS_ID, "group"})
 
 QUEUE_NOTIFICATIONS = "notifications"
 QUEUE_FILE_SYNC = "file-sync"
-QUEUES = (QUEUE_NOTIFICATIONS, QUEUE_FILE_SYNC)
+QUEUE_RUN_REQUESTS = "run-requests"
+QUEUES = (QUEUE_NOTIFICATIONS, QUEUE_FILE_SYNC, QUEUE_RUN_REQUESTS)
 """Every queue, for who makes them."""
 
 CONTAINER_FILE_SYNC = "filesync"
@@ -73,6 +79,8 @@ class DocumentType(StrEnum):
     RECEIPT = "receipt"
     DELIVERY = "delivery"
     """A notification to one webhook: what is to be sent, and how far that got."""
+    REJECTED = "rejected"
+    """A message that could not be worked on, with the reason."""
     SECRETS = "secrets"
     """What a workflow's webhooks are signed with, and hashes of its senders' tokens. Never leaves the domain."""
 

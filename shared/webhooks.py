@@ -29,6 +29,8 @@ from shared.deliveries import EVENT_NOTIFY, DeliveryStatus, partition_of, wake
 from shared.errors import ConditionFailed, NotFound, Problem, StepFailed
 from shared.executions import ancestors
 from shared.ids import now, to_text
+from shared.names import QUEUE_NOTIFICATIONS
+from shared.queue_intake import read_message, reject
 from shared.queues import MAX_DELAY
 from shared.services import Services
 from shared.states import RunStatus
@@ -58,6 +60,16 @@ class WakeUp(Strict):
     workflow_id: str = Field(pattern=r"^[a-z0-9]{26}$")
     delivery: str = Field(pattern=r"^delivery:[^/\\#?]{1,240}$")
     turn: int = Field(ge=0)
+
+
+async def handle(services: Services, text: str) -> Outcome | Literal["rejected"]:
+    """Work on one message of the queue. Raises `Throttled`, `Unavailable`: it then comes again."""
+    try:
+        message = read_message(text, WakeUp)
+    except Problem as problem:
+        await reject(services, QUEUE_NOTIFICATIONS, text, problem)
+        return "rejected"
+    return await attempt(services, message)
 
 
 async def attempt(services: Services, message: WakeUp) -> Outcome:

@@ -66,6 +66,7 @@ async def _init_storage(settings: Settings, environment: Mapping[str, str]) -> s
     from shared.azure_storage import connection_from
     from shared.blobs_azure import AzureBlobs
     from shared.names import CONTAINER_FILE_SYNC, QUEUES
+    from shared.queues import POISON
     from shared.queues_azure import AzureQueue
 
     connection = connection_from(environment)
@@ -74,7 +75,7 @@ async def _init_storage(settings: Settings, environment: Mapping[str, str]) -> s
     try:
         for container in containers:
             await _make_container(AzureBlobs(connection, container))
-        await queue.initialise(QUEUES)
+        await queue.initialise([*QUEUES, *(name + POISON for name in QUEUES)])
     finally:
         await queue.close()
     return f"Blob containers {', '.join(containers)} and queues {', '.join(QUEUES)} are ready."

@@ -18,9 +18,10 @@ from shared.deliveries import sweep
 from shared.errors import Unavailable
 from shared.executions import RunRef
 from shared.names import QUEUE_NOTIFICATIONS, DocumentType
+from shared.queue_intake import REJECTED
 from shared.queues import SqliteQueue
 from shared.store.port import Document, Op, Partition, Patch, Query
-from shared.webhooks import MAX_ATTEMPTS, WakeUp, attempt
+from shared.webhooks import MAX_ATTEMPTS, WakeUp, attempt, handle
 from tests.support.receiver import SECRET, Receiver, headers_of, receiving
 from tests.support.world import RecordingStore, World, open_world
 
@@ -266,6 +267,14 @@ async def test_an_attempt_that_broke_off_is_made_again_and_counted(world: World,
     assert await attempt(world.services, message) == "failed"
     assert len(receiver.requests) == MAX_ATTEMPTS
     assert (await deliveries(world, ref))[0]["status"] == "failed"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"scope": "user:alice"}', '{"id": "a", "subject": "of an older version"}'])
+async def test_a_message_that_wakes_nothing_is_rejected_at_once(world: World, text: str) -> None:
+    """Guards the queue against messages that nobody can work on; there is a record of each."""
+    assert await handle(world.services, text) == "rejected"
+    (record,) = (await world.store.query(Query(DocumentType.REJECTED, REJECTED))).items
+    assert (record["queue"], record["message"]) == (QUEUE_NOTIFICATIONS, text)
 
 
 async def test_a_lost_wake_up_is_made_good_by_the_sweep(world: World, receiver: Receiver) -> None:
