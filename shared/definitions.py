@@ -6,11 +6,12 @@ Templates are checked when the definition is saved: an unknown path is an error 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from shared import templates
+from shared.documents import validate_name
 from shared.errors import Problem
 from shared.integrations import MAX_PER_WORKFLOW, Sender, Webhook
 from shared.settings import Settings
@@ -25,6 +26,32 @@ class ManualTrigger(Strict):
     kind: Literal["manual"] = "manual"
 
 
+class FileSyncTrigger(Strict):
+    """Started by files that arrive or change in the workflow's folder of the container `filesync`, one run a burst.
+
+    `prefix`: only files whose path begins so. `run_when`: `changed` starts nothing for a new version of the bytes that a run
+    was started for before; `always` does. `only_changed`: what the run's `file_sync` steps bring in, the files of the burst
+    or all under their prefix. `debounce_seconds`: a burst is over when nothing has arrived for so long.
+    """
+
+    kind: Literal["file_sync"]
+    prefix: str = Field(default="", max_length=299)
+    run_when: Literal["changed", "always"] = "changed"
+    only_changed: bool = True
+    debounce_seconds: int = Field(default=5, ge=0, le=600)
+
+    @field_validator("prefix")
+    @classmethod
+    def _begins_a_name(cls, prefix: str) -> str:
+        validate_name(prefix + "x")
+        return prefix
+
+
+AnyTrigger = Annotated[ManualTrigger | FileSyncTrigger, Field(discriminator="kind")]
+TRIGGER_KINDS = frozenset({"manual", "file_sync"})
+"""Every kind of trigger."""
+
+
 class Definition(Strict):
     """A whole workflow definition."""
 
@@ -33,9 +60,9 @@ class Definition(Strict):
     enabled: bool = True
     grace_seconds: float = Field(default=30, ge=0, le=300)
     after_cancel: Literal["next_slot", "skip_next", "disable"] = "next_slot"
-    trigger: ManualTrigger = ManualTrigger()
     notifications: list[Webhook] = Field(default=[], max_length=MAX_PER_WORKFLOW)
     run_requests: list[Sender] = Field(default=[], max_length=MAX_PER_WORKFLOW)
+    trigger: AnyTrigger = ManualTrigger()
     steps: list[AnyStep] = Field(min_length=1, max_length=MAX_STEPS)
 
 
@@ -64,6 +91,10 @@ def validation_errors(error: ValidationError) -> list[dict[str, str]]:
         path = [str(part) for part in one["loc"]]
         if len(path) > 2 and path[0] == "steps" and path[2] in STEP_KINDS:
             del path[2]
+        elif len(path) > 1 and path[0] == "trigger" and path[1] in TRIGGER_KINDS:
+            del path[1]
+        elif path == ["trigger"] and one["type"].startswith("union_tag"):
+            path.append("kind")
         found.append({"field": ".".join(path), "message": one["msg"].removeprefix("Value error, ")})
     return found
 

@@ -83,6 +83,10 @@ class DocumentType(StrEnum):
     """A message that could not be worked on, with the reason."""
     SECRETS = "secrets"
     """What a workflow's webhooks are signed with, and hashes of its senders' tokens. Never leaves the domain."""
+    FILE = "file"
+    """A file that was dropped for the workflow: the version that arrived last."""
+    BURST = "burst"
+    """There while such files wait for their run."""
 
 
 class EventType(StrEnum):

@@ -73,6 +73,17 @@ TABLE: tuple[Setting, ...] = (
         "5",
         "Pause after a webhook's first failed attempt; each further one is four times as long, up to 9 attempts.",
     ),
+    Setting(
+        "TRUESTOP_FILE_SYNC_WAIT_SECONDS",
+        "60",
+        "Longest that files which keep arriving put off the run of earlier ones.",
+    ),
+    Setting(
+        "TRUESTOP_FILE_SYNC_BUSY_SECONDS",
+        "86400",
+        "How long files wait for a busy workflow before a `skipped` run says that they weren't worked on.",
+    ),
+    Setting("TRUESTOP_FILE_SYNC_BUSY_TRIES", "500", "How often they try before that, at most 5 minutes apart."),
     Setting("TRUESTOP_TOOL_MODULES", "", "Modules with further tools, comma-separated; imported at start."),
 )
 
@@ -114,6 +125,9 @@ class Settings:
     fetch_allow_private: bool
     webhook_allow_private: bool
     webhook_backoff_seconds: float
+    file_sync_wait_seconds: float
+    file_sync_busy_seconds: float
+    file_sync_busy_tries: int
     tool_modules: tuple[str, ...]
 
 

@@ -24,6 +24,8 @@ LEFT_BEHIND = (
     DocumentType.EXECUTION,
     DocumentType.RECEIPT,
     DocumentType.RUN,
+    DocumentType.FILE,
+    DocumentType.BURST,
 )
 
 

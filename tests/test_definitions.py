@@ -84,6 +84,12 @@ def test_the_smallest_definition_gets_the_defaults() -> None:
         (workflow({**AGENT, "agents": [nested(3)]}), "steps.0.agents"),
         (workflow({**AGENT, "max_turns": 100}), "steps.0.max_turns"),
         (workflow({**AGENT, "output_schema": {"type": "strange"}}), "steps.0"),
+        (workflow(MODEL, trigger={}), "trigger.kind"),
+        (workflow(MODEL, trigger={"kind": "file_sync", "prefix": "/in"}), "trigger.prefix"),
+        (workflow(MODEL, trigger={"kind": "file_sync", "prefix": "../"}), "trigger.prefix"),
+        (workflow(MODEL, trigger={"kind": "file_sync", "debounce_seconds": 601}), "trigger.debounce_seconds"),
+        (workflow(MODEL, trigger={"kind": "file_sync", "run_when": "never"}), "trigger.run_when"),
+        (workflow(MODEL, trigger={"kind": "file_sync", "cron": "* * * * *"}), "trigger.cron"),
         (workflow(*({**MODEL, "name": f"m{i}"} for i in range(65))), "steps"),
     ],
 )
