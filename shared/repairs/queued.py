@@ -25,14 +25,12 @@ async def check(work: Work, run: Document) -> None:
     waited = age(run["created_at"])
     if waited < settings.start_after_seconds:
         return
-    if run["parent"] is not None:
-        return  # its parent's orchestration starts it
     instance = await instance_of(work.orchestrations, run)
     if instance.state == InstanceState.TERMINATED:
         await work.cancel(run, CancelSource.PORTAL, instance.said or "its orchestration was terminated")
         return
-    if instance.state == InstanceState.ALIVE:
-        return
+    if instance.state == InstanceState.ALIVE or run["parent"] is not None:
+        return  # a child run is started by its parent's orchestration
     run = await work.again(run)
     if run["status"] != RunStatus.QUEUED:
         return  # the instance began it, and may have ended it, since it was listed

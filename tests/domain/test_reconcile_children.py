@@ -7,10 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from shared.executions import RunRef
+from activities import lifecycle
+from shared.children import Child, start_child
+from shared.executions import ExecutionSpec, RunRef
+from shared.names import Kind
 from shared.reconcile import reconcile
 from shared.runs import CancelRequest, _accept
 from shared.settling import settle
+from shared.steps import Retries
 from shared.store.port import Op, Patch
 from tests.domain.test_children import assert_ended, child_of, child_ref
 from tests.support.orchestrations import FakeOrchestrations
@@ -68,6 +72,25 @@ async def test_a_child_whose_parent_was_ended_by_force_is_cancelled(tmp_path: Pa
         await reconcile(world.services, durable)
         await eventually(lambda: is_cancelled(world, below))
         assert (await assert_ended(world, below, "cancelled"))["cancel"]["source"] == "parent"
+
+
+async def test_a_child_whose_instance_was_terminated_before_its_begin_is_cancelled(tmp_path: Path) -> None:
+    """Guards a queued child: its parent hears of its end, and doesn't wait for ever."""
+    async with open_world(tmp_path, start_after_seconds="0.000001") as world:
+        other = await world.workflow(MODEL)
+        ref = await world.start(await world.workflow({**child_of(other)}))
+        await lifecycle.begin(world.services, ref)
+        node = ExecutionSpec("s01", Kind.STEP, "step0")
+        await start_child(world.services, ref, node, Child(other["workflow_id"], None, Retries()))
+        below = await child_ref(world, ref)
+        assert below is not None
+        durable = FakeOrchestrations()
+        durable.put(ref, "Running")
+        assert await reconcile(world.services, durable) == {}
+        durable.put(below, "Terminated")
+        assert await reconcile(world.services, durable) == {"repair.cancelled": 1}
+        assert (await assert_ended(world, below, "cancelled"))["cancel"]["source"] == "portal"
+        assert (await world.run(ref))["in_flight"] == 0
 
 
 async def test_a_cancelling_parent_that_never_heard_of_its_childs_end_is_told(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from shared.reconcile import reconcile
 from shared.states import TERMINAL_RUN
 from shared.store.port import Create, Delete, Document, Op, Partition, Patch
 from tests.domain.test_cancel import assert_cancelled_whole
-from tests.domain.test_reconcile import ECHO, MODEL, Scene, accept_only, at_work, begun, scene
+from tests.support.scenes import ECHO, MODEL, Scene, accept_only, at_work, begun, scene
 from tests.support.world import RecordingStore, World
 
 MAX_WRITES = 20
