@@ -1,8 +1,8 @@
 """Runs that other systems ask for, by a message on the queue `run-requests`.
 
 Whoever can write to the queue can write any message, so a message proves what it may ask for: it carries the token that the
-workflow's people gave to its sender. A request is idempotent by its key, for good. While the workflow is busy it waits on
-the queue, in growing pauses; what never started is a `skipped` run of the workflow, with the reason.
+workflow's people gave to its sender. A request is idempotent by its key, for good. While the workflow is busy, or the store
+away, it waits on the queue, in growing pauses; what never started is a `skipped` run of the workflow, with the reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from shared import workflows
-from shared.errors import AlreadyProduced, NotFound, Problem
+from shared.errors import AlreadyProduced, NotFound, Problem, Throttled, Unavailable
 from shared.identity import ID_PATTERN
 from shared.ids import new_ulid
 from shared.integrations import Name, may_ask
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 
 MAX_TRIES = 5
 FIRST_PAUSE_SECONDS = 30
-"""Pause after a first try that found the workflow busy; each further one is four times as long: 42 minutes in all."""
+"""Pause after a first try in vain; each further one is four times as long: 42 minutes in all."""
 KEY = r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}$"
 
 Outcome = Literal["started", "repeated", "waiting", "skipped", "rejected"]
 
 
 class RunRequest(Strict):
-    """A message: see `docs/run-requests.md`. `tries` is our own count, kept while the workflow is busy."""
+    """A message: see `docs/run-requests.md`. `tries` is our own count."""
 
     scope: str = Field(pattern=rf"^(user|group):{ID_PATTERN.pattern}$")
     workflow_id: str = Field(pattern=rf"^{workflows.ID_PATTERN.pattern}$")
@@ -55,11 +55,17 @@ class RunRequest(Strict):
 
 
 async def handle(services: Services, orchestrations: Orchestrations, text: str) -> Outcome:
-    """Work on one message; idempotent. Raises `Throttled`, `Unavailable`: the message then comes again."""
+    """Work on one message; idempotent. Raises `Throttled`, `Unavailable`: the host then delivers it again."""
     try:
         request = read_message(text, RunRequest)
-        workflow = await _asked_for(services, request)
-        return await _start(services, orchestrations, request, workflow)
+        try:
+            workflow = await _asked_for(services, request)
+            return await _start(services, orchestrations, request, workflow)
+        except (Throttled, Unavailable) as error:
+            if request.tries == MAX_TRIES:
+                raise
+            log.warning("a run request waits: %s", error)
+            return await _send_again(services, request)
     except Problem as problem:
         await reject(services, QUEUE_RUN_REQUESTS, text, problem)
         return "rejected"
@@ -119,6 +125,11 @@ async def _wait(services: Services, request: RunRequest, workflow: Document, sta
     """Try again later, or never."""
     if request.tries == MAX_TRIES:
         return await _skip(services, request, workflow, start, f"{busy} at each of {MAX_TRIES} tries")
+    return await _send_again(services, request)
+
+
+async def _send_again(services: Services, request: RunRequest) -> Outcome:
+    """Put the request back, for its next try."""
     later = {**request.model_dump(), "tries": request.tries + 1}
     await services.queue.send(QUEUE_RUN_REQUESTS, later, FIRST_PAUSE_SECONDS * 4 ** (request.tries - 1))
     return "waiting"

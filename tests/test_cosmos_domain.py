@@ -7,13 +7,18 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from shared import workflows
+from shared.deliveries import sweep
 from shared.executions import RunRef
 from tests.cosmos_double import faults
 from tests.cosmos_double.fixtures import cosmos_server, double  # noqa: F401
 from tests.cosmos_double.server import Double
 from tests.domain.test_cancel import assert_cancelled_whole
+from tests.domain.test_webhooks import deliver, woken
+from tests.support.receiver import receiving
 from tests.support.waiting import eventually
 from tests.support.world import Script, World, at_once, open_world, streaming
 
@@ -21,10 +26,12 @@ ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
 MODEL = {"kind": "model", "prompt": "Go"}
 
 
-def world_on(double: Double, directory: Path, script: Script = at_once) -> AbstractAsyncContextManager[World]:
+def world_on(
+    double: Double, directory: Path, script: Script = at_once, **more: str
+) -> AbstractAsyncContextManager[World]:
     # Seconds of fence, not parts of one: each write here is a request and an answer.
     settings = {"store": "cosmos", "cosmos_endpoint": double.endpoint, "cosmos_key": double.key, "fence_seconds": "4"}
-    return open_world(directory, script, **settings)
+    return open_world(directory, script, **settings, **more)
 
 
 async def test_a_run_completes(double: Double, tmp_path: Path) -> None:
@@ -34,6 +41,24 @@ async def test_a_run_completes(double: Double, tmp_path: Path) -> None:
         run = await world.run(ref)
         assert (run["counts"]["completed"], run["in_flight"]) == (run["counts"]["total"], 0)
         assert await world.idle(ref)
+
+
+async def test_a_runs_end_reaches_its_webhook_and_secrets_change_with_the_definition(
+    double: Double, tmp_path: Path
+) -> None:
+    """Guards the sweep's query over all partitions, and the guarded writes of deliveries and secrets."""
+    async with receiving() as receiver, world_on(double, tmp_path, webhook_allow_private="true") as world:
+        workflow = await world.workflow(ECHO, notifications=[receiver.settings("run.completed")])
+        ref = await world.start(workflow)
+        assert await world.drive(ref) == "completed"
+        assert len(await woken(world)) == 1  # lost
+        other = {**receiver.settings("notify"), "name": "other"}
+        both = {"notifications": [receiver.settings("run.completed"), other]}
+        await workflows.change(world.services, ref.partition, both, None, merge=True)
+        assert await sweep(world.services, datetime.now(UTC) + timedelta(minutes=2)) == 1
+        assert await deliver(world) == ["delivered"]
+        (message,) = receiver.messages()
+        assert message["data"]["run_id"] == ref.run_id
 
 
 async def test_a_stream_is_cancelled(double: Double, tmp_path: Path) -> None:

@@ -120,18 +120,22 @@ async def test_a_run_whose_instance_was_not_started_is_started_by_the_next_deliv
     assert len(asked.durable.started) == 1
 
 
-async def test_a_store_that_is_away_brings_the_message_again(asked: Asked) -> None:
-    """Guards the request that was neither started nor recorded: the host must deliver it again."""
+async def test_a_store_that_is_away_keeps_a_request_waiting_and_loses_none(asked: Asked) -> None:
+    """Guards the request that was neither started nor recorded: the host would give it up within seconds."""
     store = RecordingStore(asked.world.store)
 
     async def away(_: Sequence[Op]) -> None:
         raise Unavailable("away")
 
     store.before = away
-    for text in (asked.message(), "nonsense"):
+    services = replace(asked.world.services, store=store)
+    assert await handle(services, asked.durable, asked.message()) == "waiting"
+    for text in (asked.message(tries=MAX_TRIES), "nonsense"):
         with pytest.raises(Unavailable):
-            await handle(replace(asked.world.services, store=store), asked.durable, text)
-    assert await asked.ask() == "started"
+            await handle(services, asked.durable, text)
+    ((body, hidden),) = await asked.waiting()
+    assert round(hidden) == 30
+    assert await asked.ask(json.dumps(body)) == "started"
 
 
 async def test_while_the_workflow_is_busy_a_request_waits_longer_each_time_and_then_is_skipped(asked: Asked) -> None:
