@@ -176,7 +176,7 @@ async def begin(
                 return Busy(recorded)
             taking_over = True
         again = inside is None and recorded is not None and recorded["attempt"] > 0
-        left = await _running_inside(store, ref, leaf.path) if again else []
+        left = await running_inside(store, ref, leaf.path) if again else []
         ops, opened = _begin_ops(ref, group, known, taking_over, left)
         if inside is not None:
             ops.insert(1, Check(ref.execution_id(inside.leaf.path), when=_mine(inside, inside.leaf)))
@@ -225,8 +225,8 @@ def _begin_ops(
         running += before is None or before["status"] == Ex.PENDING
         ops.append(event(ref.run_id, EventType.EXECUTION_STARTED, ref.execution_id(spec.path)))
     for one in left:
-        ops.append(Patch(one["id"], set={"status": Ex.PENDING, "error": _LOST}, when=_as_seen(one)))
-        ops.append(event(ref.run_id, EventType.EXECUTION_FAILED, one["id"], error=_LOST))
+        ops.append(Patch(one["id"], set={"status": Ex.PENDING, "error": LOST}, when=as_seen(one)))
+        ops.append(event(ref.run_id, EventType.EXECUTION_FAILED, one["id"], error=LOST))
     in_flight = int(not taking_over) - sum(bool(one["operation"]) for one in left)
     increments = {"in_flight": in_flight, "counts.total": total}
     increments |= {"counts.pending": pending + len(left), "counts.running": running - len(left)}
@@ -238,15 +238,18 @@ def _begin_ops(
     return [guard, *ops], opened
 
 
-_LOST = {"code": "lost_contact", "message": "its process was gone"}
+LOST = {"code": "lost_contact", "message": "its process was gone"}
+"""The error of an attempt that ended without a word."""
 
 
-async def _running_inside(store: DocumentStore, ref: RunRef, path: str) -> list[Document]:
+async def running_inside(store: DocumentStore, ref: RunRef, path: str) -> list[Document]:
+    """What is on record as working inside the operation at `path`."""
     below = (Prefix("id", ref.execution_id(f"{path}.")), FieldIn("status", (Ex.RUNNING,)))
     return (await store.query(Query(DocumentType.EXECUTION, ref.partition, below, limit=MAX_REAPED))).items
 
 
-def _as_seen(execution: Document) -> tuple[Condition, ...]:
+def as_seen(execution: Document) -> tuple[Condition, ...]:
+    """The conditions that an execution is where it was when it was read."""
     return (FieldIn("status", (execution["status"],)), FieldIn("attempt", (execution["attempt"],)))
 
 
@@ -353,37 +356,3 @@ async def _finish(store: DocumentStore, begun: Begun, ending: Ending, run_status
     run = (await store.transact(ref.partition, ops))[0]
     assert run is not None
     return run
-
-
-async def reap(
-    store: DocumentStore,
-    ref: RunRef,
-    gone: Document,
-    run_status: RunStatus,
-    outcome: CancelOutcome,
-    also: Sequence[Create] = (),
-) -> Document | None:
-    """End a cancelled attempt that won't end itself, with the operations inside it, as `lost` or `abandoned`.
-
-    `gone`: the execution as it was seen. `run_status`: that of the run, `running` when only a branch was cancelled.
-    `also`: events that are written with it. Answers the run after it, None if something changed first.
-    """
-    group = [gone, *await _running_inside(store, ref, gone["path"])]
-    ended = {"status": Ex.CANCELLED, "ended_at": now(), "cancel_outcome": outcome}
-    operations = sum(bool(one["operation"]) for one in group)
-    ops: list[Op] = [
-        Patch(
-            ref.run_id,
-            increment={"in_flight": -operations, "counts.running": -len(group), "counts.cancelled": len(group)},
-            when=run_guard(ref, (run_status,)),
-        )
-    ]
-    for one in group:
-        heartbeat = (FieldIn("heartbeat_at", (one["heartbeat_at"],)),) if one is gone else ()
-        ops.append(Patch(one["id"], set=ended, when=(*_as_seen(one), *heartbeat)))
-        ops.append(event(ref.run_id, EventType.EXECUTION_CANCELLED, one["id"], outcome=outcome))
-    ops.extend(also)
-    try:
-        return (await store.transact(ref.partition, ops))[0]
-    except (ConditionFailed, NotFound):
-        return None

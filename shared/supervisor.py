@@ -29,9 +29,10 @@ from shared.ids import now
 from shared.logs import about
 from shared.names import OUTCOME_BRANCH_CANCELLED, OUTCOME_RETRY, CancelOutcome
 from shared.operation_context import OperationContext
-from shared.operations import Begun, Busy, Ending, Halted, Recorded, Refused, Superseded, begin, finish, reap, record
+from shared.operations import Begun, Busy, Ending, Halted, Recorded, Refused, Superseded, begin, finish, record
 from shared.outputs import keep, keep_part
 from shared.persistence import patiently
+from shared.reaping import give_up, reap
 from shared.runs import observe
 from shared.services import Services
 from shared.settling import settle
@@ -103,7 +104,7 @@ async def fail(
 async def _begin(
     services: Services, ref: RunRef, group: Sequence[ExecutionSpec], unless_halted: str | None
 ) -> tuple[Begun | Recorded | Refused | Halted, float]:
-    """Begin, after waiting for an attempt that may be at work. Reaps a lost one of a cancelling run.
+    """Begin, after waiting for an attempt that may be at work. Ends a lost one that nobody may take over.
 
     Answers also when the begin that counts was sent: the heartbeat's first renewal is due from then, not from the wait.
     """
@@ -121,6 +122,8 @@ async def _begin(
             if busy is not None and expired is not None:
                 await reap(services.store, ref, busy.execution, begun.run["status"], CancelOutcome.LOST)
             await settle(services, ref)
+        if isinstance(begun, Halted) and busy is not None:
+            await give_up(services.store, ref, busy.execution)
         if not isinstance(begun, Busy):
             return begun, sent
         busy = begun

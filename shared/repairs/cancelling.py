@@ -10,7 +10,7 @@ from functools import partial
 
 from shared.executions import run_ref
 from shared.names import CancelOutcome, DocumentType, EventType
-from shared.operations import reap
+from shared.reaping import reap
 from shared.repairs import children
 from shared.repairs.work import SecondLook, Work, age, repair_event
 from shared.settling import settle

@@ -297,6 +297,30 @@ async def test_what_a_lost_attempt_left_at_work_inside_does_not_keep_the_run_fro
         assert await second.idle(ref)
 
 
+async def test_a_lost_item_of_a_fan_out_that_has_halted_does_not_keep_the_run_from_ending(
+    slow: World, tmp_path: Path
+) -> None:
+    """Guards against a run that hangs because an item died with its process, and another one's failure forbids its retry."""
+    for name in ("a", "b"):
+        await slow.services.blobs.put(f"documents/user:alice/{name}.txt", b"text", "text/plain")
+    step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up.", "parallel": 1}
+    ref = await slow.start(await slow.workflow(step))
+    first = asyncio.create_task(slow.drive(ref))
+    await eventually(lambda: slow.model.open)
+    await crash(slow, first)
+    async with open_world(tmp_path, at_once) as second:
+        await second.services.blobs.delete("documents/user:alice/b.txt")
+        assert (await items.run_item(second.services, ref, "s01.i002"))["status"] == "failed"
+        assert (await items.run_item(second.services, ref, "s01.i001"))["status"] == "skipped"
+        assert second.model.began == []
+        outcome = await items.close_items(second.services, ref, "s01")
+        assert await lifecycle.end(second.services, ref, outcome) == {"status": "failed"}
+        run, tree = await second.run(ref), await second.executions(ref)
+        assert run["in_flight"] == 0
+        assert [tree[path]["error"]["code"] for path in ("s01.i001", "s01.i001.m")] == ["lost_contact"] * 2
+        assert await second.idle(ref)
+
+
 async def test_a_stale_attempt_begins_nothing_inside(world: World) -> None:
     """Guards against a process that stood still, goes on, and calls the model before it learns that it was taken over."""
     ref = await begun(world)
