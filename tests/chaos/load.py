@@ -129,13 +129,9 @@ class Load:
         if answer.status_code != 404:
             told.cancels.append(answer.status_code)
 
-    async def come_to_rest(self, seconds: float) -> None:
-        """Cancel what would never end, and give everything else `seconds` to. The proof says what has not."""
-        try:
-            async with asyncio.timeout(seconds):
-                await asyncio.gather(*(self._rest(one, run_id) for one in self.asked for run_id in one.runs))
-        except TimeoutError:
-            pass
+    async def come_to_rest(self) -> None:
+        """Cancel what would never end, and wait for the end of everything."""
+        await asyncio.gather(*(self._rest(one, run_id) for one in self.asked for run_id in one.runs))
 
     async def _rest(self, workflow: Asked, run_id: str) -> None:
         while True:
