@@ -35,9 +35,9 @@ from devhost.http import HttpFunctions
 from devhost.local_settings import HostSettings
 from devhost.scripted_model import ScriptedModel
 from devhost.scripted_model.server import PREFIX as MODEL_PREFIX
-from devhost.triggers import Triggers
 from devhost.triggers.admin import PATH as ADMIN_PATH
 from devhost.triggers.service import KINDS as TRIGGERS
+from devhost.triggers.service import Triggers
 from shared.sqlite import Database
 
 log = logging.getLogger("devhost")
@@ -238,7 +238,7 @@ class Host:
                 database,
                 lambda: engine.process_id,
                 engine.client_binding(url),
-                self._settings.queues,
+                self._settings,
             )
             try:
                 yield engine, triggers

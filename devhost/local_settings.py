@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devhost.triggers.queue_options import DEFAULT_QUEUES, QueueOptions, queue_options
+from devhost.triggers.queue_options import DEFAULT_QUEUES, QueueOptions, blob_options, queue_options
 
 DEFAULT_PREFIX = "api"
 DEFAULT_HUB = "TestHubName"
@@ -31,11 +31,12 @@ class SettingsFileError(Exception):
 @dataclass(frozen=True, slots=True)
 class HostSettings:
     """What devhost heeds of host.json: the prefix of HTTP routes (without slashes at its ends), the Durable task hub,
-    and how queues are read."""
+    and how queues and blobs are read."""
 
     route_prefix: str
     hub: str
     queues: QueueOptions = DEFAULT_QUEUES
+    blobs: QueueOptions = DEFAULT_QUEUES
 
 
 def host_settings(directory: Path) -> HostSettings:
@@ -48,9 +49,10 @@ def host_settings(directory: Path) -> HostSettings:
         raise SettingsFileError(path, "extensions.http.routePrefix and extensions.durableTask.hubName must be texts")
     try:
         queues = queue_options(_section(path, extensions, "queues"))
+        blobs = blob_options(_section(path, extensions, "blobs"))
     except ValueError as error:
-        raise SettingsFileError(path, f"extensions.queues: {error}") from error
-    return HostSettings(prefix.strip("/"), hub, queues)
+        raise SettingsFileError(path, f"extensions: {error}") from error
+    return HostSettings(prefix.strip("/"), hub, queues, blobs)
 
 
 def local_values(directory: Path) -> dict[str, str]:

@@ -22,7 +22,8 @@ import pytest
 from devhost.bindings import BadBinding, Unserved
 from devhost.local_settings import SettingsFileError, host_settings
 from devhost.triggers.calls import Caller
-from devhost.triggers.queue import Backoff, Queue
+from devhost.triggers.consumer import Backoff
+from devhost.triggers.queue import Queue
 from devhost.triggers.queue_options import QueueOptions, queue_options
 from shared.azure_storage import StorageConnection
 from shared.queues import POISON, SqliteQueue
@@ -170,7 +171,7 @@ async def test_a_batch_and_the_threshold_bound_what_is_at_work(queues: Queues, m
 
 async def test_a_lease_is_renewed_while_the_function_runs(tmp_path: Path, made: Any, monkeypatch: Any) -> None:
     """A function that takes longer than the lease must not get its message a second time."""
-    monkeypatch.setattr("devhost.triggers.queue.RENEW_SECONDS", 0.02)
+    monkeypatch.setattr("devhost.triggers.consumer.RENEW_SECONDS", 0.02)
     database = Database.open(tmp_path / "q.db")
     local = SqliteQueue(database)
     await local.send("q-1", {"n": 1})
@@ -333,7 +334,7 @@ def test_host_json_is_read_as_the_host_reads_it(tmp_path: Path) -> None:
     assert QueueOptions(batch_size=16, new_batch_threshold=0).threshold == 0
     assert QueueOptions(batch_size=1).threshold == 0
     (tmp_path / "host.json").write_text('{"extensions": {"queues": {"batchSize": 33}}}')
-    with pytest.raises(SettingsFileError, match=r"extensions\.queues: batchSize must be a number from 1 to 32, not 33"):
+    with pytest.raises(SettingsFileError, match=r"extensions: batchSize must be a number from 1 to 32, not 33"):
         host_settings(tmp_path)
 
 

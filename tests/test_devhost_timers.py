@@ -18,11 +18,11 @@ import pytest
 import pytest_asyncio
 
 from devhost.bindings import BadBinding
-from devhost.triggers import Triggers
+from devhost.local_settings import HostSettings
 from devhost.triggers.calls import Caller
 from devhost.triggers.leader import Leadership, NotLeader
-from devhost.triggers.queue_options import QueueOptions
 from devhost.triggers.schedules import parse_schedule
+from devhost.triggers.service import Triggers
 from devhost.triggers.timer import SCHEMA, Status, Timer, read_status, status_at_start, timer_request
 from shared.sqlite import Database
 from tests.devhost_serving import write_app
@@ -201,14 +201,14 @@ async def test_one_that_is_not_alive_can_not_lead(bench: Bench) -> None:
 async def test_a_timer_that_can_not_work_is_named_at_start(bench: Bench, source: str, said: str) -> None:
     """Guards against a host that starts, and a timer that never fires."""
     with pytest.raises(BadBinding, match="'tick'") as refusal:
-        Triggers(bench.functions(source), bench.database, lambda: "one", "", QueueOptions())
+        Triggers(bench.functions(source), bench.database, lambda: "one", "", HostSettings("", "hub"))
     assert said in str(refusal.value)
 
 
 def test_a_schedule_may_come_from_a_setting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """`%NAME%`, as in the host."""
     monkeypatch.setenv("WHEN", "0 0 12 * * *")
-    Triggers(bench.functions(timer("%WHEN%")), bench.database, lambda: "one", "", QueueOptions())
+    Triggers(bench.functions(timer("%WHEN%")), bench.database, lambda: "one", "", HostSettings("", "hub"))
 
 
 def test_the_payload_is_what_the_host_sends() -> None:

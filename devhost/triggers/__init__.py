@@ -1,5 +1,1 @@
 """Timer, queue and blob triggers: one process of a data folder listens and calls, see `leader.py`."""
-
-from devhost.triggers.service import Triggers
-
-__all__ = ["Triggers"]

@@ -1,16 +1,7 @@
-"""Queue triggers: polls a queue, calls the function with each message, several at once, and sees to what fails.
-
-A message is leased while its function runs, and deleted when it succeeded. After a failure it is seen again; after the
-last of its tries it goes to the poison queue. The lease is short and renewed, so that what a killed host had in hand is
-delivered again after seconds; the host in Azure takes ten minutes.
-"""
+"""Queue triggers: each message of a queue calls a function."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-import random
-from datetime import timedelta
 from typing import Any
 
 from azure.functions.queue import QueueMessageInConverter
@@ -18,40 +9,13 @@ from azure.functions.queue import QueueMessageInConverter
 from devhost.bindings import BadBinding, check_annotation, resolved
 from devhost.functions import HostedFunction
 from devhost.triggers.calls import Caller, log
+from devhost.triggers.consumer import Consumer
 from devhost.triggers.messages import message_by_hand, queue_message
-from devhost.triggers.queue_options import SHORTEST_POLL, QueueOptions
+from devhost.triggers.queue_options import QueueOptions
 from devhost.triggers.storage import Storage, check_connection
-from shared.errors import NotFound, StoreError
-from shared.queues import POISON, QueueReader, Received, check_queue_name
+from shared.queues import Received, check_queue_name
 
 KIND = "queueTrigger"
-LEASE_SECONDS = 15
-RENEW_SECONDS = 5.0
-ASIDE_SECONDS = 600
-"""How long a message stays hidden that failed in a queue without a poison queue."""
-_MOST_CHARACTERS = 63
-_JITTER = 0.2
-
-
-class Backoff:
-    """How long to wait before the next look into an empty queue: longer each time, by chance, up to `longest`."""
-
-    def __init__(self, longest: timedelta) -> None:
-        self._shortest, self._longest = SHORTEST_POLL.total_seconds(), longest.total_seconds()
-        self._looks = 0
-
-    def reset(self) -> None:
-        """There was something."""
-        self._looks = 0
-
-    def next(self) -> float:
-        """Seconds."""
-        growth = 2.0 ** (self._looks - 1) * random.uniform(1 - _JITTER, 1 + _JITTER) if self._looks else 0.0  # noqa: S311
-        pause = self._shortest * (1 + growth)
-        if pause >= self._longest:
-            return self._longest
-        self._looks += 1
-        return pause
 
 
 class Queue:
@@ -64,97 +28,24 @@ class Queue:
         trigger: Any = function.trigger
         check_annotation(function, QueueMessageInConverter.check_input_type_annotation)
         check_connection(function, trigger.connection)
-        self.queue = _queue_name(function, trigger.queue_name)
-        self._options = options
-        self._reader: QueueReader = storage.queues()
-        self._backoff = Backoff(storage.longest_poll)
-        self._out_of_reach = False
+        queue = _queue_name(function, trigger.queue_name)
+        self._consumer = Consumer(queue, storage.queues(), options, storage.longest_poll, self._work)
 
     async def run(self) -> None:
-        """Listen until cancelled. Then calls are cancelled, too, and their messages given back."""
-        at_work: dict[asyncio.Task[None], asyncio.Task[bool]] = {}
-        try:
-            while True:
-                messages = await self._receive()
-                for message in messages:
-                    call = asyncio.create_task(self._call(message), name=f"message {message.id}")
-                    at_work[asyncio.create_task(self._see_through(message, call))] = call
-                while len(at_work) > self._options.threshold:
-                    await asyncio.wait(at_work, return_when=asyncio.FIRST_COMPLETED)
-                    at_work = {task: call for task, call in at_work.items() if not task.done()}
-                if messages:
-                    self._backoff.reset()
-                else:
-                    await asyncio.sleep(self._backoff.next())
-        finally:
-            # Only the calls: what a function has done is told to the queue all the same, or it would be done again.
-            for call in at_work.values():
-                call.cancel()
-            await asyncio.gather(*at_work, return_exceptions=True)
+        """Listen until cancelled."""
+        await self._consumer.run()
 
     async def by_hand(self, given: str | None) -> None:
         """Call the function with a message of this text, which is in no queue."""
         await self.caller(message_by_hand(given or ""))
 
-    async def _receive(self) -> list[Received]:
-        try:
-            messages = await self._reader.receive(self.queue, LEASE_SECONDS, self._options.batch_size)
-        except StoreError as error:
-            if not self._out_of_reach:
-                log.warning("queue %s can't be read; trying again: %s", self.queue, error)
-            self._out_of_reach = True
-            return []
-        if self._out_of_reach:
-            log.info("queue %s can be read again", self.queue)
-        self._out_of_reach = False
-        return messages
-
-    async def _call(self, message: Received) -> bool:
-        if message.garbled or message.dequeue_count > self._options.max_dequeue_count:
-            return False
+    async def _work(self, message: Received) -> bool:
         try:
             given = queue_message(message)
         except Exception:
             log.exception("message %s can't be given to function %s", message.id, self.caller.function.name)
             return False
         return await self.caller(given)
-
-    async def _see_through(self, message: Received, call: asyncio.Task[bool]) -> None:
-        try:
-            message = await self._hold(message, call)
-            if call.cancelled():
-                await self._reader.update(message, 0)
-            elif call.result():
-                await self._reader.delete(message)
-            elif message.garbled or message.dequeue_count >= self._options.max_dequeue_count:
-                await self._set_aside(message)
-            else:
-                await self._reader.update(message, math.ceil(self._options.visibility_timeout.total_seconds()))
-        except NotFound:
-            log.warning("the lease of message %s was lost; it may be delivered again", message.id)
-        except StoreError as error:
-            log.warning("the end of message %s can't be told to its queue; it comes again: %s", message.id, error)
-
-    async def _hold(self, message: Received, call: asyncio.Task[bool]) -> Received:
-        """Renew the lease until the call has ended; answers the message with its latest receipt. Raises `NotFound`."""
-        while True:
-            done, _ = await asyncio.wait({call}, timeout=RENEW_SECONDS)
-            if done:
-                return message
-            try:
-                message = await self._reader.update(message, LEASE_SECONDS)
-            except NotFound:
-                await asyncio.wait({call})
-                raise
-            except StoreError as error:
-                log.warning("the lease of message %s can't be renewed; trying again: %s", message.id, error)
-
-    async def _set_aside(self, message: Received) -> None:
-        if self.queue.endswith(POISON) or len(self.queue) + len(POISON) > _MOST_CHARACTERS:
-            await self._reader.update(message, ASIDE_SECONDS)
-            return
-        log.warning("message %s of queue %s goes to %s", message.id, self.queue, self.queue + POISON)
-        await self._reader.poison(message)
 
 
 def _queue_name(function: HostedFunction, text: str) -> str:

@@ -1,4 +1,4 @@
-"""What host.json says of queues, read as the host reads it: names in any case, its defaults for what isn't given."""
+"""What host.json says of queues and blobs, read as the host reads it: names in any case, its defaults for the rest."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ class QueueOptions:
 
 
 DEFAULT_QUEUES = QueueOptions()
+_BLOBS_A_CORE = 8
 
 
 def queue_options(section: Mapping[str, Any]) -> QueueOptions:
     """Raises `ValueError` that says what is wrong."""
-    given = {name.lower(): (name, value) for name, value in section.items()}
+    given = _by_lower_name(section)
     found: dict[str, Any] = {}
     for key, name, least, most in (
         ("batch_size", "batchsize", 1, MAX_BATCH),
@@ -63,6 +64,22 @@ def queue_options(section: Mapping[str, Any]) -> QueueOptions:
             raise ValueError(f"{name} must be base64 or none, not {value!r}")
         found["encoded"] = _ENCODINGS[value.lower()]
     return QueueOptions(**found)
+
+
+def blob_options(section: Mapping[str, Any]) -> QueueOptions:
+    """Section `extensions.blobs` as options of the queue between scan and function. Raises `ValueError`."""
+    given = _by_lower_name(section)
+    at_once, tries = _BLOBS_A_CORE * (os.cpu_count() or 1), DEFAULT_QUEUES.max_dequeue_count
+    if "maxdegreeofparallelism" in given:
+        at_once = _number(*given["maxdegreeofparallelism"], 1, 1000)
+    if "poisonblobthreshold" in given:
+        tries = _number(*given["poisonblobthreshold"], 1, 1000)
+    batch = min(MAX_BATCH, at_once // 2 + 1)
+    return QueueOptions(batch_size=batch, new_batch_threshold=at_once - batch, max_dequeue_count=tries)
+
+
+def _by_lower_name(section: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    return {name.lower(): (name, value) for name, value in section.items()}
 
 
 def _number(name: str, value: Any, least: int, most: int) -> int:

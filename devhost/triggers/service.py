@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from starlette.routing import Route
 
 from devhost.bindings import is_disabled
 from devhost.functions import HostedFunction
-from devhost.triggers import admin, queue, timer
+from devhost.local_settings import HostSettings
+from devhost.triggers import admin, blob, queue, timer
 from devhost.triggers.calls import Caller
-from devhost.triggers.leader import Leadership
-from devhost.triggers.queue_options import QueueOptions
+from devhost.triggers.leader import Leadership, NotLeader
 from devhost.triggers.storage import Storage
-from shared.errors import Unavailable
+from shared.errors import StoreError, Unavailable
 from shared.sqlite import Database
 
 log = logging.getLogger("devhost.triggers")
 
-KINDS = frozenset({timer.KIND, queue.KIND})
+KINDS = frozenset({timer.KIND, queue.KIND, blob.KIND})
 TICK_SECONDS = 0.5
 """How often a process looks who leads."""
 LISTEN_AGAIN_SECONDS = 1.0
-_SCHEMA = timer.SCHEMA
+_SCHEMA = f"{timer.SCHEMA};{blob.SCHEMA}"
 
 
 class Listener(Protocol):
@@ -43,7 +43,7 @@ class Listener(Protocol):
 
 
 class Triggers:
-    """The listeners of those of `functions` that timers and queues trigger. Use on one event loop, once."""
+    """The listeners of those of `functions` that timers, queues and blobs trigger. Use on one event loop, once."""
 
     def __init__(
         self,
@@ -51,23 +51,25 @@ class Triggers:
         database: Database,
         me: Callable[[], str],
         client_binding: str,
-        options: QueueOptions,
+        settings: HostSettings,
     ) -> None:
         """`me` is this process's id in the hub. Raises `Unserved`, `BadBinding`, `SettingsError`, `Unavailable`."""
         self._database = database
         self._leadership = Leadership(database, me)
-        self._storage = Storage(options)
+        self._storage, self._settings = Storage(settings.queues), settings
         self._listeners: dict[str, Listener] = {}
         for function in functions:
             if function.kind in KINDS:
-                self._listeners[function.name] = self._listener(Caller(function, client_binding), options)
+                self._listeners[function.name] = self._listener(Caller(function, client_binding))
         self._functions = [function.name for function in functions]
         self._listening: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
 
-    def _listener(self, caller: Caller, options: QueueOptions) -> Listener:
+    def _listener(self, caller: Caller) -> Listener:
         if caller.function.kind == queue.KIND:
-            return queue.Queue(caller, self._storage, options)
+            return queue.Queue(caller, self._storage, self._settings.queues)
+        if caller.function.kind == blob.KIND:
+            return blob.Blob(caller, self._storage, self._database, self._leadership)
         return timer.Timer(caller, self._database, self._leadership)
 
     async def start(self) -> None:
@@ -104,11 +106,20 @@ class Triggers:
             await asyncio.sleep(TICK_SECONDS)
 
     def _start_listening(self) -> None:
+        blobs = []
         for name, listener in self._listeners.items():
             if is_disabled(name):
                 log.info("function %s is disabled", name)
-            else:
-                self._listening.add(asyncio.create_task(_keep_running(listener), name=f"trigger of {name}"))
+                continue
+            self._keep_running(f"the trigger of function {name}", listener.run)
+            if isinstance(listener, blob.Blob):
+                blobs.append(listener)
+        if blobs:
+            messages = blob.BlobMessages(blobs, self._storage, self._settings.blobs)
+            self._keep_running("the queue of blob triggers", messages.run)
+
+    def _keep_running(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
+        self._listening.add(asyncio.create_task(_run_again_and_again(what, run), name=what))
 
     async def _stop_listening(self) -> None:
         for task in self._listening:
@@ -117,10 +128,14 @@ class Triggers:
         self._listening.clear()
 
 
-async def _keep_running(listener: Listener) -> None:
+async def _run_again_and_again(what: str, run: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
-            await listener.run()
+            await run()
+        except NotLeader:
+            log.info("%s ends: another process leads", what)
+        except StoreError as error:
+            log.warning("%s failed; trying again: %s", what, error)
         except Exception:
-            log.exception("the trigger of function %s failed; trying again", listener.caller.function.name)
+            log.exception("%s failed; trying again", what)
         await asyncio.sleep(LISTEN_AGAIN_SECONDS)

@@ -136,14 +136,13 @@ def _process(script: Path) -> Iterator[StorageConnection]:
         ports = _ports(process, lines)
         yield connection(ports["Blob"], ports["Queue"])
     finally:
-        process.terminate()
+        process.stdin.close()  # told to terminate, it would wait for clients to hang up
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         reader.join()
-        process.stdin.close()
         process.stdout.close()
 
 
