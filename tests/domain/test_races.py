@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ import pytest
 
 from shared.errors import Problem
 from shared.executions import ExecutionSpec
+from shared.model_answers import ModelAnswer
+from shared.model_client import ModelRequest
 from shared.names import Kind
 from shared.operations import Begun, Ending, begin, finish
 from shared.runs import begin_run
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Op, Patch
 from tests.domain.test_cancel import assert_cancelled_whole
+from tests.support.agents import agent, calls, sub_agent
 from tests.support.world import RecordingStore, World, open_world, streaming
 
 SEEDS = int(os.environ.get("TRUESTOP_TEST_RACES", "300"))
@@ -35,8 +38,20 @@ def random_steps(random_: random.Random) -> list[dict[str, Any]]:
         {"kind": "model", "prompt": "Go"},
         {"kind": "write_artifact", "path": "a.md", "content": "x"},
         {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up.", "parallel": 3},
+        agent(tools=["echo", "sleep"], agents=[sub_agent("helper", tools=["echo", "sleep"])]),
     ]
     return [random_.choice(kinds) for _ in range(random_.randint(1, 4))]
+
+
+async def racing_model(request: ModelRequest, on_text: Callable[[str], None]) -> str | ModelAnswer:
+    """Streams a little; an agent's first two turns call what it has, its helper too."""
+    turn = sum(message["role"] == "assistant" for message in request.messages)
+    if not request.tools or turn == 2:
+        return await streaming(5, 0.003)(request, on_text)
+    wanted: list[tuple[str, Any]] = [("echo", {"value": turn}), ("sleep", {"seconds": 0.01, "blocking": turn == 1})]
+    if len(request.tools) == 3:
+        wanted.append(("helper", {"input": "x"}))
+    return calls(*wanted)
 
 
 def begins(ops: Sequence[Op]) -> bool:
@@ -114,7 +129,7 @@ async def test_force_that_comes_after_the_last_operation_has_ended_is_no_force(w
 @pytest.mark.parametrize("batch", range(0, SEEDS, BATCH))
 async def test_nothing_begins_after_the_answer(batch: int, tmp_path: Path) -> None:
     """Guards the promise itself. The seed is printed; TRUESTOP_TEST_RACES asks for more of them."""
-    async with open_world(tmp_path, streaming(5, 0.003)) as world:
+    async with open_world(tmp_path, racing_model) as world:
         for i in range(7):
             await world.services.blobs.put(f"documents/user:alice/{i}.txt", b"text", "text/plain")
         seeds = range(batch, min(batch + BATCH, SEEDS))
