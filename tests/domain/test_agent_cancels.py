@@ -58,6 +58,20 @@ async def test_a_cancelled_call_is_told_to_the_model_and_its_siblings_are_unharm
     assert tree["s01"]["output_preview"] == "Done without."
 
 
+async def test_the_model_is_not_told_what_a_cancelled_call_came_to_after_all(tmp_path: Path) -> None:
+    """Guards that nothing uses the output of what was cancelled, also when it could not be stopped and finished."""
+    play = Play(main=[calls(("sleep", {"seconds": 0.2, "blocking": True})), "Done without."])
+    async with open_world(tmp_path, play.script) as world:
+        ref = await world.start(await world.workflow(agent(tools=TOOLS)))
+        driving = asyncio.create_task(world.drive(ref))
+        await running(world, ref, "s01.t01.c0")
+        await cancel_at(world, ref, "s01.t01.c0")
+        assert await driving == "completed"
+        tree = await assert_whole(world, ref, "completed")
+    assert tree["s01.t01.c0"]["status"] == "completed"
+    assert results(play.requests["main"][1]) == [CANCELLED]
+
+
 async def test_a_cancelled_sub_agent_begins_nothing_more_and_its_caller_goes_on(tmp_path: Path) -> None:
     """Guards narrow cancels of a whole sub-agent: everything below it stops, also a tool of it in flight."""
     play = Play(main=[calls(("helper", {"input": "x"}), ECHO), "Done without."], helper=[calls(SLEEP, SLEEP), "never"])
