@@ -9,8 +9,10 @@ import pytest
 from shared.definitions import parse_definition
 from shared.errors import Problem
 from shared.integrations import may_ask, secrets_after
+from shared.settings import load
 from tests.support.receiver import SECRET
 
+SETTINGS = load({})
 STEP = {"kind": "tool", "name": "t", "tool": "echo", "arguments": {"value": 1}}
 HOOK = {"name": "ops", "url": "https://example.org/hook", "events": ["run.failed"], "secret": SECRET}
 SENDER = {"sender": "billing", "token": "t" * 32}
@@ -19,7 +21,7 @@ SENDER = {"sender": "billing", "token": "t" * 32}
 def errors_of(known: dict[str, Any] | None = None, **integrations: Any) -> dict[str, str]:
     """The errors of a definition, by field."""
     try:
-        definition = parse_definition({"name": "W", "steps": [STEP], **integrations})
+        definition = parse_definition({"name": "W", "steps": [STEP], **integrations}, SETTINGS)
     except Problem as problem:
         return {error["field"]: error["message"] for error in problem.errors}
     _, errors = secrets_after(definition, known, plain_http=False)
@@ -71,7 +73,7 @@ def test_a_bad_sender_is_an_error_of_its_field(senders: list[Any], field: str) -
 
 def test_secrets_are_kept_by_name_and_dropped_with_their_owner() -> None:
     """Guards that saving a definition again, as it was read, loses no secret, and that a removed sender can't come back."""
-    both = parse_definition({"name": "W", "steps": [STEP], "notifications": [HOOK], "run_requests": [SENDER]})
+    both = parse_definition({"name": "W", "steps": [STEP], "notifications": [HOOK], "run_requests": [SENDER]}, SETTINGS)
     known, errors = secrets_after(both, None, plain_http=False)
     assert errors == []
     assert known is not None
@@ -80,11 +82,11 @@ def test_secrets_are_kept_by_name_and_dropped_with_their_owner() -> None:
     assert not may_ask(known, "sales", "t" * 32)
     assert not may_ask(None, "billing", "t" * 32)
     again = parse_definition(
-        {"name": "W", "steps": [STEP], **both.model_dump(include={"notifications", "run_requests"})}
+        {"name": "W", "steps": [STEP], **both.model_dump(include={"notifications", "run_requests"})}, SETTINGS
     )
     assert again.notifications[0].secret is None
     assert secrets_after(again, known, plain_http=False)[0] == known
-    none, _ = secrets_after(parse_definition({"name": "W", "steps": [STEP]}), known, plain_http=False)
+    none, _ = secrets_after(parse_definition({"name": "W", "steps": [STEP]}, SETTINGS), known, plain_http=False)
     assert none is not None
     assert not may_ask(none, "billing", "t" * 32)
     assert list(errors_of(none, run_requests=[{"sender": "billing"}])) == ["run_requests.0.token"]
