@@ -6,50 +6,19 @@ Templates are checked when the definition is saved: an unknown path is an error 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from shared import templates
-from shared.documents import validate_name
 from shared.errors import Problem
 from shared.integrations import MAX_PER_WORKFLOW, Sender, Webhook
+from shared.schedule import shortest_gap
 from shared.settings import Settings
 from shared.steps import STEP_KINDS, AgentStep, AnyStep, Strict
+from shared.triggers import TRIGGER_KINDS, AnyTrigger, ManualTrigger, ScheduleTrigger
 
 MAX_STEPS = 64
-
-
-class ManualTrigger(Strict):
-    """Started by people and systems only."""
-
-    kind: Literal["manual"] = "manual"
-
-
-class FileSyncTrigger(Strict):
-    """Started by files that arrive or change in the workflow's folder of the container `filesync`, one run a burst.
-
-    `prefix`: only files whose path begins so. `run_when`: `changed` starts nothing for a new version of the bytes that a run
-    was started for before; `always` does. `only_changed`: what the run's `file_sync` steps bring in, the files of the burst
-    or all under their prefix. `debounce_seconds`: a burst is over when nothing has arrived for so long.
-    """
-
-    kind: Literal["file_sync"]
-    prefix: str = Field(default="", max_length=299)
-    run_when: Literal["changed", "always"] = "changed"
-    only_changed: bool = True
-    debounce_seconds: int = Field(default=5, ge=0, le=600)
-
-    @field_validator("prefix")
-    @classmethod
-    def _begins_a_name(cls, prefix: str) -> str:
-        validate_name(prefix + "x")
-        return prefix
-
-
-AnyTrigger = Annotated[ManualTrigger | FileSyncTrigger, Field(discriminator="kind")]
-TRIGGER_KINDS = frozenset({"manual", "file_sync"})
-"""Every kind of trigger."""
 
 
 class Definition(Strict):
@@ -105,6 +74,11 @@ def _over_limits(definition: Definition, settings: Settings) -> Iterator[dict[st
         if isinstance(step, AgentStep) and step.depth() > settings.agent_depth_max:
             message = f"sub-agents may be nested {settings.agent_depth_max} deep (TRUESTOP_AGENT_DEPTH_MAX)"
             yield {"field": f"steps.{i}.agents", "message": message}
+    if isinstance(definition.trigger, ScheduleTrigger):
+        field = "every" if definition.trigger.every is not None else "cron"
+        if shortest_gap(definition.trigger).total_seconds() < settings.schedule_min_seconds:
+            message = f"slots must be {settings.schedule_min_seconds:g} s apart (TRUESTOP_SCHEDULE_MIN_SECONDS)"
+            yield {"field": f"trigger.{field}", "message": message}
 
 
 def parse_definition(data: Any, settings: Settings) -> Definition:

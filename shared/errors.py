@@ -10,6 +10,7 @@ TruestopError
 │   └── Unavailable         the store can't be reached, or its answer was lost
 │       └── Misconfigured   it was reached, and refuses us or lacks what we need
 ├── AlreadyProduced         a trigger was delivered again: its run exists, or existed
+├── NoLongerDue             a trigger's workflow is not as the trigger saw it: changed, disabled, or served already
 ├── StepFailed              an operation failed; says whether trying again may help
 ├── NoCurrentRun            a run-only function was called outside a run
 └── Problem                 what an HTTP caller is told (RFC 9457)
@@ -104,6 +105,12 @@ class AlreadyProduced(TruestopError):
         super().__init__(key, run_id)
         self.key, self.run_id = key, run_id
         self.message = f"{key!r} produced run {run_id} before"
+
+
+class NoLongerDue(TruestopError):
+    """A trigger's workflow is not as it was when the trigger looked: it must look again."""
+
+    message = "the workflow has changed since its trigger looked"
 
 
 class StepFailed(TruestopError):

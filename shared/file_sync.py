@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from shared import workflows
-from shared.definitions import FileSyncTrigger
 from shared.errors import ConditionFailed, Conflict, NotFound, Problem, TooLarge
 from shared.ids import new_ulid, to_text
 from shared.names import QUEUE_FILE_SYNC, WORKFLOW_ID, DocumentType, TriggerKind
 from shared.services import Services
 from shared.source_files import TAKEN, Place, arrived_version, file_id, new_file, place_of, problem_of
 from shared.store.port import Check, Create, Document, FieldIn, Op, Partition, Patch
+from shared.triggers import FileSyncTrigger
 
 log = logging.getLogger(__name__)
 

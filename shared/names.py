@@ -24,6 +24,7 @@ ACTIVITY_END_CHILD = "end_child"
 
 # Timer functions
 TIMER_RECONCILE = "reconcile"
+TIMER_SCHEDULE = "schedule"
 TIMER_SWEEP_NOTIFICATIONS = "sweep_notifications"
 
 # Queue functions
@@ -106,6 +107,7 @@ class EventType(StrEnum):
     EXECUTION_CANCELLED = "execution.cancelled"
     EXECUTION_OUTPUT = "execution.output"
     LOCK_RENEWED = "lock.renewed"
+    WORKFLOW_DISABLED = "workflow.disabled"
     REPAIR_STARTED = "repair.started"
     REPAIR_CANCELLED = "repair.cancelled"
     REPAIR_ENDED = "repair.ended"

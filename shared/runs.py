@@ -14,7 +14,7 @@ from typing import Any
 
 from shared import locks
 from shared.branches import below
-from shared.errors import AlreadyProduced, ConditionFailed, Conflict, NotFound, Problem
+from shared.errors import AlreadyProduced, ConditionFailed, Conflict, NoLongerDue, NotFound, Problem
 from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, new_execution, run_ref, step_path
 from shared.ids import now
@@ -24,6 +24,7 @@ from shared.services import Services
 from shared.settling import receipt_id, report_to_parent, settle
 from shared.states import TERMINAL_RUN, RunStatus, WorkflowStatus, sources
 from shared.states import ExecutionStatus as Ex
+from shared.store.evaluate import holds
 from shared.store.port import Check, Create, Document, FieldIn, Op, Partition, Patch
 
 CHILDREN_AT_ONCE = 32
@@ -53,6 +54,8 @@ class Start:
     """The run and execution that this one is a child of: scope, workflow_id, run_id, execution_id."""
     depth: int = 0
     """How many runs are above it."""
+    when: tuple[FieldIn, ...] = ()
+    """What must be so of the workflow: a trigger's guard against a workflow that changes under it."""
 
 
 def child_start(run: Document, execution_id: str, run_id: str, given: Any) -> Start:
@@ -84,7 +87,8 @@ async def start_run(
     """Accept a run: durable and `queued` when this returns. Answers it, and whether this call created it.
 
     The same run id again answers the same run. Raises `AlreadyProduced` when a key's receipt names another run, or one that
-    is gone; `Problem` 409 `workflow_busy` with `active_run_id`, `run_id_taken`.
+    is gone; `NoLongerDue` when `start.when` doesn't hold; `Problem` 409 `workflow_busy` with `active_run_id`,
+    `run_id_taken`.
     """
     store, run = services.store, _queued_run(partition, workflow, start)
     ops: list[Op] = [
@@ -92,7 +96,7 @@ async def start_run(
             WORKFLOW_ID,
             set={"runtime.status": WorkflowStatus.RUNNING, "runtime.active_run_id": start.run_id},
             increment={"runtime.run_count": 1},
-            when=(FieldIn("runtime.active_run_id", (None,)),),
+            when=(FieldIn("runtime.active_run_id", (None,)), *start.when),
         ),
         Create(locks.new_lock(start.run_id, services.settings.lease_seconds)),
         Create(run),
@@ -106,7 +110,7 @@ async def start_run(
             found = await _produced(services, partition, start)
             if found is not None:
                 return found, False
-            active = (await _workflow(services, partition))["runtime"]["active_run_id"]
+            active = (await _due(services, partition, start))["runtime"]["active_run_id"]
             if active is not None:
                 raise Problem(
                     409, "workflow_busy", f"run {active} is active", extra={"active_run_id": active}
@@ -188,7 +192,7 @@ async def skip_run(services: Services, partition: Partition, workflow: Document,
     run = _queued_run(partition, workflow, start)
     run |= {"status": RunStatus.SKIPPED, "ended_at": run["created_at"], "error": {"code": "skipped", "message": reason}}
     ops: list[Op] = [
-        Check(WORKFLOW_ID),
+        Check(WORKFLOW_ID, when=start.when),
         Create(run),
         terminal_event(start.run_id, EventType.RUN_SKIPPED, trigger=start.trigger, reason=reason),
         *_receipts(start, run),
@@ -199,14 +203,23 @@ async def skip_run(services: Services, partition: Partition, workflow: Document,
         raise Problem(404, "workflow_not_found", "there is no such workflow") from None
     except Conflict:
         return await _produced(services, partition, start) or run
+    except ConditionFailed:
+        found = await _produced(services, partition, start)
+        if found is None:
+            raise NoLongerDue from None
+        return found
     return run
 
 
-async def _workflow(services: Services, partition: Partition) -> Document:
+async def _due(services: Services, partition: Partition, start: Start) -> Document:
+    """The workflow, if it is as `start` wants it."""
     try:
-        return await services.store.get(partition, WORKFLOW_ID)
+        workflow = await services.store.get(partition, WORKFLOW_ID)
     except NotFound:
         raise Problem(404, "workflow_not_found", "there is no such workflow") from None
+    if not all(holds(condition, workflow) for condition in start.when):
+        raise NoLongerDue
+    return workflow
 
 
 async def begin_run(services: Services, ref: RunRef) -> Document:

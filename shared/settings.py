@@ -84,6 +84,16 @@ TABLE: tuple[Setting, ...] = (
         "How long files wait for a busy workflow before a `skipped` run says that they weren't worked on.",
     ),
     Setting("TRUESTOP_FILE_SYNC_BUSY_TRIES", "500", "How often they try before that, at most 5 minutes apart."),
+    Setting(
+        "TRUESTOP_SCHEDULE_MIN_SECONDS",
+        "10",
+        "Shortest time between two slots of a schedule. Slots are looked for every 10 seconds.",
+    ),
+    Setting(
+        "TRUESTOP_SCHEDULE_CATCH_UP",
+        "true",
+        "Whether, after a time in which slots were missed, the latest of them runs.",
+    ),
     Setting("TRUESTOP_TOOL_MODULES", "", "Modules with further tools, comma-separated; imported at start."),
 )
 
@@ -128,6 +138,8 @@ class Settings:
     file_sync_wait_seconds: float
     file_sync_busy_seconds: float
     file_sync_busy_tries: int
+    schedule_min_seconds: float
+    schedule_catch_up: bool
     tool_modules: tuple[str, ...]
 
 

@@ -16,7 +16,7 @@ from shared.errors import ConditionFailed, Conflict, NotFound, StoreError, Trues
 from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, run_ref, step_path
 from shared.ids import now
-from shared.names import LOCK_ID, WORKFLOW_ID, CancelOutcome, CancelSource, DocumentType, EventType, Kind
+from shared.names import LOCK_ID, WORKFLOW_ID, CancelOutcome, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import Begun, Ending, Superseded, finish, run_guard
 from shared.outputs import Output
 from shared.services import Services
@@ -166,6 +166,7 @@ async def _end(
     ops: list[Op] = [
         Patch(ref.run_id, set=changes, when=tuple(guard)),
         _workflow_after(run, status, ended),
+        *_after_cancel(run, status, ended),
         terminal_event(ref.run_id, _ENDED[status], error=run["error"], acknowledged=acknowledged),
     ]
     ops.extend(also)
@@ -288,6 +289,27 @@ def _workflow_after(run: Document, status: RunStatus, ended: str) -> Patch:
             "runtime.last_run_trigger": run["trigger"]["kind"],
         },
     )
+
+
+_NOT_ABOUT_THE_WORKFLOW = (CancelSource.PARENT, CancelSource.RECONCILE)
+"""Cancels that nobody decided with this workflow in mind."""
+
+
+def _after_cancel(run: Document, status: RunStatus, ended: str) -> list[Op]:
+    """What the definition of a run that was cancelled wants to happen to its workflow."""
+    definition = run["definition"]
+    if status != RunStatus.CANCELLED or run["cancel"]["source"] in _NOT_ABOUT_THE_WORKFLOW:
+        return []
+    if definition["after_cancel"] == "skip_next" and definition["trigger"]["kind"] == TriggerKind.SCHEDULE:
+        return [Patch(WORKFLOW_ID, set={"runtime.skip_next_after": run["id"]})]
+    if definition["after_cancel"] == "disable":
+        unplanned = {"runtime.next_run_at": None, "runtime.skip_next_after": None}
+        disabled = {"definition.enabled": False, "updated_at": ended, **unplanned}
+        return [
+            Patch(WORKFLOW_ID, set=disabled, increment={"revision": 1}),
+            event(run["id"], EventType.WORKFLOW_DISABLED, reason="after_cancel is disable"),
+        ]
+    return []
 
 
 def _final_counts(counts: dict[str, int], status: RunStatus) -> dict[str, int]:

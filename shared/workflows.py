@@ -7,9 +7,10 @@ from typing import Any
 
 from shared.definitions import Definition, invalid, parse_definition
 from shared.errors import ConditionFailed, Conflict, NotFound, Problem
-from shared.ids import new_ulid, now
+from shared.ids import from_text, new_ulid, now, to_text
 from shared.integrations import secrets_after
 from shared.names import SECRETS_ID, WORKFLOW_ID, DocumentType
+from shared.schedule import next_slot
 from shared.services import Services
 from shared.states import WorkflowStatus
 from shared.store.port import Create, Delete, Document, FieldIn, Op, Partition, Patch, Query, Replace
@@ -43,7 +44,15 @@ def partition_of(scope: str, workflow_id: str) -> Partition:
 
 def _plain(definition: Definition, data: dict[str, Any]) -> dict[str, Any]:
     """The definition as it is kept: its steps as they were written, without defaults, in the writer's order; no secrets."""
-    return {**definition.model_dump(mode="json", exclude={"steps"}), "steps": data["steps"]}
+    kept = definition.model_dump(mode="json", exclude={"steps", "trigger"})
+    trigger = definition.trigger.model_dump(mode="json", exclude_none=True)
+    return {**kept, "trigger": trigger, "steps": data["steps"]}
+
+
+def _next_run_at(definition: Definition, trigger_set_at: str, moment: str) -> str | None:
+    """The first slot after `moment`, if the workflow's schedule is on."""
+    slot = next_slot(definition.trigger, from_text(trigger_set_at), from_text(moment)) if definition.enabled else None
+    return to_text(slot) if slot is not None else None
 
 
 async def secrets_of(services: Services, partition: Partition) -> Document | None:
@@ -78,10 +87,12 @@ async def create(services: Services, scope: str, data: Any) -> Document:
         "definition": _plain(definition, data),
         "created_at": moment,
         "updated_at": moment,
+        "trigger_set_at": moment,
         "runtime": {
             "status": WorkflowStatus.IDLE,
             "active_run_id": None,
-            "next_run_at": None,
+            "next_run_at": _next_run_at(definition, moment, moment),
+            "skip_next_after": None,
             "last_run_id": None,
             "last_run_status": None,
             "last_run_started_at": None,
@@ -107,7 +118,8 @@ async def get(services: Services, partition: Partition) -> Document:
 async def change(services: Services, partition: Partition, data: Any, revision: int | None, *, merge: bool) -> Document:
     """Replace the definition, or merge `data` into it (RFC 7396). `revision`: what it must be, None for any.
 
-    An active run keeps the definition that it began with. Raises `Problem` 404, 412 `revision_changed`, 422.
+    An active run keeps the definition that it began with. A changed trigger counts its slots from now on. Raises
+    `Problem` 404, 412 `revision_changed`, 422.
     """
     while True:
         workflow = await get(services, partition)
@@ -117,10 +129,11 @@ async def change(services: Services, partition: Partition, data: Any, revision: 
         if isinstance(data, dict):
             data = {key: value for key, value in data.items() if key not in READ_ONLY}
         wanted = merged(workflow["definition"], data) if merge else data
-        definition = parse_definition(wanted, services.settings)
+        definition, moment = parse_definition(wanted, services.settings), now()
+        plain = _plain(definition, wanted)
         patch = Patch(
             WORKFLOW_ID,
-            set={"definition": _plain(definition, wanted), "updated_at": now()},
+            set={"definition": plain, "updated_at": moment, **_replanned(workflow, definition, plain, moment)},
             increment={"revision": 1},
             when=(FieldIn("revision", (expected,)),),
         )
@@ -131,6 +144,19 @@ async def change(services: Services, partition: Partition, data: Any, revision: 
             raise not_found() from None
         except (ConditionFailed, Conflict):
             continue
+
+
+def _replanned(workflow: Document, definition: Definition, plain: dict[str, Any], moment: str) -> dict[str, Any]:
+    """What an edit changes of the plan: nothing, unless it sets another trigger, enables or disables."""
+    before = workflow["definition"]
+    if plain["trigger"] == before["trigger"] and plain["enabled"] == before["enabled"]:
+        return {}
+    set_at = workflow["trigger_set_at"] if plain["trigger"] == before["trigger"] else moment
+    return {
+        "trigger_set_at": set_at,
+        "runtime.next_run_at": _next_run_at(definition, set_at, moment),
+        "runtime.skip_next_after": None,
+    }
 
 
 def merged(target: Any, patch: Any) -> Any:

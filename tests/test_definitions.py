@@ -24,6 +24,14 @@ def nested(levels: int) -> dict[str, Any]:
     return agent
 
 
+CRON = {"kind": "schedule", "cron": "0 7 * * 1-5"}
+
+
+def every(value: Any, unit: str) -> dict[str, Any]:
+    """An interval's trigger."""
+    return {"kind": "schedule", "every": {"value": value, "unit": unit}}
+
+
 def errors_of(data: Any) -> dict[str, str]:
     """The errors of a definition, by field."""
     with pytest.raises(Problem) as caught:
@@ -60,6 +68,20 @@ def test_the_smallest_definition_gets_the_defaults() -> None:
         (workflow(MODEL, grace_seconds=301), "grace_seconds"),
         (workflow(MODEL, enabled="yes"), "enabled"),
         (workflow(MODEL, trigger={"kind": "moon"}), "trigger.kind"),
+        (workflow(MODEL, trigger={}), "trigger.kind"),
+        (workflow(MODEL, trigger={"kind": "manual", "cron": "* * * * *"}), "trigger.cron"),
+        (workflow(MODEL, trigger={"kind": "schedule"}), "trigger"),
+        (workflow(MODEL, trigger={**CRON, "every": {"value": 1, "unit": "hours"}}), "trigger"),
+        (workflow(MODEL, trigger={**CRON, "cron": "0 7 * *"}), "trigger.cron"),
+        (workflow(MODEL, trigger={**CRON, "cron": "0 0 31 2 *"}), "trigger.cron"),
+        (workflow(MODEL, trigger={**CRON, "cron": 7}), "trigger.cron"),
+        (workflow(MODEL, trigger={**CRON, "time_zone": "Europe/Nowhere"}), "trigger.time_zone"),
+        (workflow(MODEL, trigger=every(1, "fortnights")), "trigger.every.unit"),
+        (workflow(MODEL, trigger=every(0, "hours")), "trigger.every.value"),
+        (workflow(MODEL, trigger=every(1.5, "hours")), "trigger.every.value"),
+        (workflow(MODEL, trigger=every(True, "hours")), "trigger.every.value"),
+        (workflow(MODEL, trigger=every(10**9, "days")), "trigger.every.value"),
+        (workflow(MODEL, trigger={**every(1, "hours"), "time_zone": "UTC"}), "trigger"),
         (workflow({**MODEL, "prompt": "{{steps.later.output}}"}), "steps.0.prompt"),
         (workflow({**MODEL, "prompt": "{{steps.m.output}}"}), "steps.0.prompt"),
         (workflow({**MODEL, "prompt": "{{nothing.x}}"}), "steps.0.prompt"),
