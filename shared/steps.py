@@ -14,6 +14,8 @@ from shared.documents import validate_name
 from shared.schemas import check_schema
 from shared.tools import registry
 
+MAX_STEP_SECONDS = 86_400
+"""The longest deadline of a step; `functionTimeout` of host.json is longer."""
 Text = Annotated[str, Field(max_length=200_000)]
 
 
@@ -34,7 +36,7 @@ class Step(Strict):
     """What every step has."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    timeout_seconds: float | None = Field(default=None, gt=0, le=86_400)
+    timeout_seconds: float | None = Field(default=None, gt=0, le=MAX_STEP_SECONDS)
     retries: Retries = Retries()
     on_error: Literal["stop", "continue"] = "stop"
     on_cancelled: Literal["continue", "stop"] = "continue"
@@ -183,7 +185,7 @@ class SubAgent(AgentOptions):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     description: str = Field(min_length=1, max_length=2000)
-    timeout_seconds: float | None = Field(default=None, gt=0, le=86_400)
+    timeout_seconds: float | None = Field(default=None, gt=0, le=MAX_STEP_SECONDS)
 
 
 class AgentStep(Step, AgentOptions):
