@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 
 from shared.store.port import Partition
 from tests.chaos.proof import Told
-from tests.support.api import DOCUMENTS, ENDED, USER_HEADER, WORKFLOWS
+from tests.support.api import DOCUMENTS, USER_HEADER, WORKFLOWS
 
 ASK_AGAIN_SECONDS = 0.15
 PATIENCE_SECONDS = 90.0
@@ -82,15 +83,19 @@ class Load:
         random_, user = random.Random(f"{self._seed}/{number}"), f"chaos-{number}"
         for file in range(FILES):
             await self.request(user, "PUT", f"{DOCUMENTS}/{file}.txt", content=b"A few words.")
+        children = [await self._workflow(user, random_, [], endless) for endless in (False, True)]
         mine: list[Asked] = []
         while not stop.is_set():
             if len(mine) < 2 or random_.random() < 0.1:
-                mine.append(await self._workflow(user, random_))
+                mine.append(await self._workflow(user, random_, children, random_.random() < 0.3))
             await self._one(random_, random_.choice(mine[-4:]))
 
-    async def _workflow(self, user: str, random_: random.Random) -> Asked:
-        endless = random_.random() < 0.3
+    async def _workflow(self, user: str, random_: random.Random, children: list[Asked], endless: bool) -> Asked:
         steps = random_steps(random_, self._page, endless)
+        if children and random_.random() < 0.3:
+            # Two parents at once find their child's workflow busy, which is a failure like any other.
+            child = {"kind": "child_run", "workflow_id": children[endless].workflow_id, "name": "child"}
+            steps.insert(random_.randrange(len(steps)), child)
         body = {"name": "Chaos", "grace_seconds": random_.choice([0, 1, 30, 30, 30]), "steps": steps}
         answer = await self.request(user, "POST", WORKFLOWS, json=body)
         if answer.status_code != 201:
@@ -131,15 +136,14 @@ class Load:
 
     async def come_to_rest(self) -> None:
         """Cancel what would never end, and wait for the end of everything."""
-        await asyncio.gather(*(self._rest(one, run_id) for one in self.asked for run_id in one.runs))
+        await asyncio.gather(*(self._rest(one) for one in self.asked))
 
-    async def _rest(self, workflow: Asked, run_id: str) -> None:
-        while True:
-            answer = await self.request(workflow.user, "GET", workflow.path(run_id))
-            if answer.status_code == 404 or answer.json()["status"] in ENDED:
-                return
-            if workflow.endless and not workflow.runs[run_id].cancels:
-                await self.cancel(workflow, run_id, {})
+    async def _rest(self, workflow: Asked) -> None:
+        path = f"{WORKFLOWS}/{workflow.workflow_id}"
+        while active := (await self.request(workflow.user, "GET", path)).json()["runtime"]["active_run_id"]:
+            # The runs of children are not ours to start, but they too may be cancelled.
+            if workflow.endless and not workflow.runs.setdefault(active, Told()).cancels:
+                await self.cancel(workflow, active, {})
             await asyncio.sleep(0.1)
 
 
@@ -155,6 +159,7 @@ def random_steps(random_: random.Random, page: str, endless: bool) -> list[dict[
         {"kind": "analyze_documents", "documents": everything, "prompt": say(random_.randint(1, 40)), "parallel": 3},
         {"kind": "compare_documents", "documents": everything, "prompt": say(20)},
         {"kind": "fetch_urls", "urls": [page, page, page], "parallel": 2},
+        random_agent(random_),
         {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}},
         {"kind": "tool", "tool": "sleep", "arguments": {"seconds": random_.random()}},
         {"kind": "tool", "tool": "sleep", "arguments": {"seconds": random_.random(), "blocking": True}},
@@ -170,6 +175,16 @@ def random_steps(random_: random.Random, page: str, endless: bool) -> list[dict[
         {**step, "name": f"s{number}", "retries": retries, "on_error": random_.choice(["stop", "continue"])}
         for number, step in enumerate(steps)
     ]
+
+
+def random_agent(random_: random.Random) -> dict[str, Any]:
+    """An agent whose first turn calls a tool and a sub-agent, which calls a tool as well."""
+    call = '[[tool=sleep arguments={"seconds": 0.2}]]'
+    inner = f"{call}[[tokens={random_.randint(1, 30)} delay=10ms]]Go"
+    asked = f'[[tool=echo arguments={{"value": 1}} tool=helper arguments={json.dumps({"input": inner})}]]'
+    helper = {"name": "helper", "description": "Helps.", "instructions": "Help.", "tools": ["sleep"]}
+    prompt = f"{asked}[[tokens={random_.randint(1, 60)} delay=10ms]]Go"
+    return {"kind": "agent", "instructions": "Work.", "input": prompt, "tools": ["echo"], "agents": [helper]}
 
 
 def _slept(seconds: float) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Killer:
 
     async def __call__(self, random_: random.Random, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await pause(random_, stop, 0.2, 2.5)
+            await pause(random_, stop, 0.1, 1.5)
             if not stop.is_set():
                 await asyncio.to_thread(self._kill, random_)
 

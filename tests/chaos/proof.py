@@ -81,7 +81,8 @@ class _Workflow:
         yield from self._runtime()
         for run_id, told in self.told.items():
             yield from (f"run {run_id}: {what}" for what in _promises(told, self.runs.get(run_id)))
-        yield from (f"run {run_id} exists, and nobody asked for it" for run_id in self.runs.keys() - self.told.keys())
+        own = {run_id for run_id, run in self.runs.items() if run["parent"] is None}
+        yield from (f"run {run_id} exists, and nobody asked for it" for run_id in own - self.told.keys())
         for orphan in (self.events.keys() | self.executions.keys()) - self.runs.keys():
             yield f"run {orphan} has documents but doesn't exist"
         for run_id, run in self.runs.items():

@@ -30,9 +30,9 @@ from tests.cosmos_double.fixtures import account_of, cosmos_server, double  # no
 from tests.cosmos_double.server import Double
 from tests.support.host import Host
 
-SECONDS = float(os.environ.get("TRUESTOP_TEST_CHAOS_SECONDS", "8"))
+SECONDS = float(os.environ.get("TRUESTOP_TEST_CHAOS_SECONDS", "6"))
 SEED = int(os.environ.get("TRUESTOP_TEST_SEED") or random.randrange(10**6))
-WORKERS = 3
+WORKERS = 2
 USERS = 12
 REST_SECONDS = 150.0 if SECONDS > 60 else 60.0
 SHOWN = 40
