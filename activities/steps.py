@@ -17,7 +17,7 @@ from shared.executions import ExecutionSpec, RunRef, item_path
 from shared.model_client import ModelRequest
 from shared.names import EventType, Kind
 from shared.operation_context import OperationContext
-from shared.outputs import as_text, preview
+from shared.outputs import ARTIFACTS, as_text, blob_folder, preview
 from shared.services import Services
 from shared.steps import (
     CompareDocumentsStep,
@@ -134,7 +134,7 @@ def _artifact(step: WriteArtifactStep, path: str, values: Values) -> Prepared:
     async def body(context: OperationContext) -> Any:
         ref = context.ref
         # The attempt's own blob: it becomes an artifact only when the operation's end, which names it, has landed.
-        name = f"artifacts/{ref.scope}/{ref.workflow_id}/{ref.run_id}/{path}.{context.begun.attempt}/{step.path}"
+        name = f"{blob_folder(ARTIFACTS, ref)}{path}.{context.begun.attempt}/{step.path}"
         content_type = mimetypes.guess_type(step.path)[0] or "text/plain"
         info = await context.services.blobs.put(name, content.encode(), content_type)
         context.side_effect("artifact", step.path, ref=name, size=info.size, content_type=content_type)

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import time
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_\-.,=()\x80-\U0010ffff]")
 _ENCODED = re.compile("%([0-9A-F]{2})")
 _PIECE = 200
 _MOVE_TRIES = 100
+_PUT_TAKES_AT_MOST = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,10 @@ class BlobStore(BlobReader, Protocol):
 
     async def delete(self, name: str) -> None:
         """Delete, if it exists."""
+        ...
+
+    async def tidy(self) -> None:
+        """Remove what processes left that died in a put, and that nobody can see. Safe at any time."""
         ...
 
 
@@ -165,6 +171,9 @@ class LocalBlobs:
         check_blob_name(name)
         await asyncio.to_thread(self._delete, name)
 
+    async def tidy(self) -> None:
+        await asyncio.to_thread(self._tidy)
+
     async def list(self, prefix: str = "", limit: int = 100, after: str | None = None) -> BlobPage:
         check_limit(limit)
         last = "" if after is None else read_page_token(after)
@@ -218,6 +227,17 @@ class LocalBlobs:
                 directory.rmdir()
         except OSError:
             pass  # not empty, or gone already
+
+    def _tidy(self) -> None:
+        before = time.time() - _PUT_TAKES_AT_MOST
+        try:
+            for file in (self._root / ".tmp").iterdir():
+                if file.stat().st_mtime < before:
+                    file.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass  # there is none, or another process is at it too
+        except OSError as error:
+            raise Unavailable(str(error)) from error
 
     def _list(self, prefix: str, limit: int, last: str) -> BlobPage:
         top = self._root.joinpath(*_pieces(prefix.split("/")[:-1]))

@@ -87,6 +87,9 @@ class AzureBlobs:
         except NotFound:
             pass
 
+    async def tidy(self) -> None:
+        """Nothing: the service itself drops blocks that no put committed, after a week."""
+
     async def list(self, prefix: str = "", limit: int = 100, after: str | None = None) -> BlobPage:
         check_limit(limit)
         marker = None if after is None else _read_token(after)

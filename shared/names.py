@@ -24,6 +24,7 @@ ACTIVITY_END_CHILD = "end_child"
 
 # Timer functions
 TIMER_RECONCILE = "reconcile"
+TIMER_RETENTION = "retention"
 TIMER_SCHEDULE = "schedule"
 TIMER_SWEEP_NOTIFICATIONS = "sweep_notifications"
 
@@ -52,8 +53,9 @@ OUTCOME_LOST = "lost"
 # Documents with one fixed id in each workflow's partition
 WORKFLOW_ID = "workflow"
 LOCK_ID = "lock"
+TOMBSTONE_ID = "deleted"
 SECRETS_ID = "secrets"
-RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, SECRETS_ID, "group"})
+RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, TOMBSTONE_ID, SECRETS_ID, "group"})
 
 QUEUE_NOTIFICATIONS = "notifications"
 QUEUE_FILE_SYNC = "file-sync"
@@ -78,6 +80,8 @@ class DocumentType(StrEnum):
     EXECUTION = "execution"
     EVENT = "event"
     RECEIPT = "receipt"
+    TOMBSTONE = "tombstone"
+    """Says that the workflow was deleted, until nothing of it is left."""
     DELIVERY = "delivery"
     """A notification to one webhook: what is to be sent, and how far that got."""
     REJECTED = "rejected"

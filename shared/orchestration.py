@@ -37,7 +37,10 @@ class Orchestrations(Protocol):
     async def purge_instance_history_by(
         self, created_time_from: datetime, created_time_to: datetime, runtime_status: Sequence[Any]
     ) -> Any:
-        """Forget the instances that were created between two moments and are in one of these states."""
+        """Forget the instances that were created between two moments and are in one of these states.
+
+        Answers an object whose `instances_deleted` says how many.
+        """
         ...
 
 

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 PREVIEW_BYTES = 16 * 1024
 """The most of a text that a document carries."""
+OUTPUTS, ARTIFACTS = "outputs", "artifacts"
+"""Where the blobs of runs are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,24 @@ def preview(text: str, limit: int = PREVIEW_BYTES) -> str:
     return text if len(raw) <= limit else raw[:limit].decode(errors="ignore")
 
 
+def blob_folder(kind: str, ref: RunRef) -> str:
+    """What the names of a run's blobs of one kind begin with."""
+    return f"{kind}/{ref.scope}/{ref.workflow_id}/{ref.run_id}/"
+
+
+def blob_prefixes(scope: str, workflow_id: str, run_id: str | None = None) -> tuple[str, ...]:
+    """What the names of all blobs of a run, or of a workflow, begin with."""
+    within = f"{scope}/{workflow_id}/" + ("" if run_id is None else f"{run_id}/")
+    return tuple(f"{kind}/{within}" for kind in (OUTPUTS, ARTIFACTS))
+
+
 async def keep(blobs: BlobStore, ref: RunRef, path: str, attempt: int, value: Any) -> Output:
     """Keep `value` (JSON) as the output of `path`. Its blob is the attempt's own: a late attempt overwrites nothing."""
     text, form = as_text(value)
     short = preview(text)
     if len(short) == len(text):
         return Output(short, form)
-    name = f"outputs/{ref.scope}/{ref.workflow_id}/{ref.run_id}/{path}.{attempt}"
+    name = f"{blob_folder(OUTPUTS, ref)}{path}.{attempt}"
     await blobs.put(name, text.encode(), "application/json" if form == "json" else "text/plain; charset=utf-8")
     return Output(short, form, name)
 

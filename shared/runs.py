@@ -21,7 +21,7 @@ from shared.ids import now
 from shared.names import LOCK_ID, WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import run_guard
 from shared.services import Services
-from shared.settling import receipt_id, report_to_parent, settle
+from shared.settling import receipt_closed, receipt_id, report_to_parent, settle
 from shared.states import TERMINAL_RUN, RunStatus, WorkflowStatus, sources
 from shared.states import ExecutionStatus as Ex
 from shared.store.evaluate import holds
@@ -102,7 +102,7 @@ async def start_run(
         Create(run),
         event(start.run_id, EventType.RUN_QUEUED, trigger=start.trigger, requested_by=dict(start.requested_by)),
     ]
-    ops.extend(_receipts(start, run))
+    ops.extend(_receipts(services, start, run))
     for _ in range(START_TRIES):
         try:
             return (await store.transact(partition, ops))[2] or run, True
@@ -153,12 +153,12 @@ def _queued_run(partition: Partition, workflow: Document, start: Start) -> Docum
     }
 
 
-def _receipts(start: Start, run: Document) -> list[Op]:
+def _receipts(services: Services, start: Start, run: Document) -> list[Op]:
     """What remembers that the keys of `start` produced this run."""
     if len(start.keys) > MAX_KEYS:
         raise ValueError(f"a run has at most {MAX_KEYS} keys, not {len(start.keys)}")
-    outcome = run["status"] if run["status"] in TERMINAL_RUN else None
-    common = {"type": DocumentType.RECEIPT, "run_id": run["id"], "at": run["created_at"], "outcome": outcome}
+    closed = receipt_closed(services, run["status"]) if run["status"] in TERMINAL_RUN else {"outcome": None}
+    common = {"type": DocumentType.RECEIPT, "run_id": run["id"], "at": run["created_at"], **closed}
     return [Create({"id": receipt_id(start.trigger, key), "key": key, **common}) for key in start.keys]
 
 
@@ -195,7 +195,7 @@ async def skip_run(services: Services, partition: Partition, workflow: Document,
         Check(WORKFLOW_ID, when=start.when),
         Create(run),
         terminal_event(start.run_id, EventType.RUN_SKIPPED, trigger=start.trigger, reason=reason),
-        *_receipts(start, run),
+        *_receipts(services, start, run),
     ]
     try:
         await services.store.transact(partition, ops)

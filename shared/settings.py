@@ -50,6 +50,12 @@ TABLE: tuple[Setting, ...] = (
         "TRUESTOP_START_AFTER_SECONDS", "60", "A run still queued after this long is started again by `reconcile`."
     ),
     Setting("TRUESTOP_START_GIVE_UP_SECONDS", "3600", "A run that could not be started for this long is cancelled."),
+    Setting("TRUESTOP_RETENTION_DAYS", "90", "How long a run that has ended is kept, with its outputs and artifacts."),
+    Setting(
+        "TRUESTOP_RECEIPT_DAYS",
+        "400",
+        "How long it is remembered that a trigger produced a run; longer than runs are kept.",
+    ),
     Setting("TRUESTOP_STEP_TIMEOUT_SECONDS", "1500", "Deadline of an operation whose step names none."),
     Setting("TRUESTOP_PARALLEL_MAX", "16", "Most items of one fan-out at work at a time."),
     Setting("TRUESTOP_ITEMS_MAX", "999", "Most items of one fan-out (at most 999)."),
@@ -122,6 +128,8 @@ class Settings:
     lease_seconds: float
     start_after_seconds: float
     start_give_up_seconds: float
+    retention_days: float
+    receipt_days: float
     step_timeout_seconds: float
     parallel_max: int
     items_max: int
@@ -201,6 +209,8 @@ def load(environment: Mapping[str, str]) -> Settings:
             wrong.append(f"{name} must be one of {', '.join(CHOICES[name])}, not {text!r}")
     if values.get("store") == "cosmos":
         wrong += _wrong_about_cosmos(values["cosmos_endpoint"], values["cosmos_key"])
+    if not wrong and values["receipt_days"] <= values["retention_days"]:
+        wrong.append("TRUESTOP_RECEIPT_DAYS must be more than TRUESTOP_RETENTION_DAYS")
     if wrong:
         raise SettingsError("; ".join(wrong))
     return Settings(**values)

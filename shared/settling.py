@@ -26,6 +26,7 @@ from shared.store.port import Check, Create, Delete, Document, FieldIn, Op, Part
 
 log = logging.getLogger(__name__)
 
+SECONDS_A_DAY = 24 * 3600
 STAMP_BATCH = 45
 """Executions stamped in one transaction: each takes two writes, and 100 is the limit."""
 
@@ -42,6 +43,11 @@ class StillInFlight(TruestopError):
 def receipt_id(kind: str, key: str) -> str:
     """The id of the receipt that says which run a trigger already produced."""
     return f"receipt:{kind}:{key}"
+
+
+def receipt_closed(services: Services, outcome: str) -> dict[str, Any]:
+    """The fields of a receipt whose run has ended. Cosmos DB removes it by its `ttl`, `retention` in every store."""
+    return {"outcome": outcome, "ttl": round(services.settings.receipt_days * SECONDS_A_DAY)}
 
 
 async def settle(
@@ -170,7 +176,7 @@ async def _end(
         terminal_event(ref.run_id, _ENDED[status], error=run["error"], acknowledged=acknowledged),
     ]
     ops.extend(also)
-    ops.extend(Patch(receipt, set={"outcome": status}) for receipt in run["receipts"])
+    ops.extend(Patch(receipt, set=receipt_closed(services, status)) for receipt in run["receipts"])
     cancel = run["cancel"] and {**run["cancel"], "acknowledged": acknowledged}
     told = deliveries.at_run_end({**run, "status": status, "ended_at": ended, "cancel": cancel}, _ENDED[status])
     ops.extend(told)

@@ -10,24 +10,15 @@ from shared.errors import ConditionFailed, Conflict, NotFound, Problem
 from shared.ids import from_text, new_ulid, now, to_text
 from shared.integrations import secrets_after
 from shared.names import SECRETS_ID, WORKFLOW_ID, DocumentType
+from shared.removal import remove_history, tombstone
 from shared.schedule import next_slot
 from shared.services import Services
 from shared.states import WorkflowStatus
-from shared.store.port import Create, Delete, Document, FieldIn, Op, Partition, Patch, Query, Replace
+from shared.store.port import Create, Delete, Document, FieldIn, Op, Partition, Patch, Replace
 
 ID_PATTERN = re.compile(r"[a-z0-9]{26}")
 READ_ONLY = ("id", "scope", "etag", "created_at", "updated_at", "runtime")
 """What an answer adds to a definition: a client may send it back, and it is ignored."""
-LEFT_BEHIND = (
-    DocumentType.SECRETS,
-    DocumentType.DELIVERY,
-    DocumentType.EVENT,
-    DocumentType.EXECUTION,
-    DocumentType.RECEIPT,
-    DocumentType.RUN,
-    DocumentType.FILE,
-    DocumentType.BURST,
-)
 
 
 def not_found() -> Problem:
@@ -173,13 +164,13 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 async def delete(services: Services, partition: Partition, revision: int | None) -> None:
-    """Delete a workflow and its history. Raises `Problem` 404, 409 `workflow_busy`, 412."""
+    """Delete a workflow and its history; `retention` finishes that. Raises `Problem` 404, 409 `workflow_busy`, 412."""
     workflow = await get(services, partition)
     if revision is not None and revision != workflow["revision"]:
         raise Problem(412, "revision_changed", "the workflow has changed since you read it")
     try:
         await services.store.transact(
-            partition, [Delete(WORKFLOW_ID, when=(FieldIn("runtime.active_run_id", (None,)),))]
+            partition, [Delete(WORKFLOW_ID, when=(FieldIn("runtime.active_run_id", (None,)),)), tombstone()]
         )
     except NotFound:
         raise not_found() from None
@@ -188,14 +179,4 @@ async def delete(services: Services, partition: Partition, revision: int | None)
         raise Problem(
             409, "workflow_busy", "a run is active: cancel it first", extra={"active_run_id": active}
         ) from None
-    await _delete_history(services, partition)
-
-
-async def _delete_history(services: Services, partition: Partition) -> None:
-    for kind in LEFT_BEHIND:
-        while page := (await services.store.query(Query(kind, partition, limit=100))).items:
-            ops: list[Op] = [Delete(document["id"]) for document in page]
-            try:
-                await services.store.transact(partition, ops)
-            except NotFound:
-                continue
+    await remove_history(services, partition)

@@ -8,6 +8,7 @@ from shared.errors import ConditionFailed, NotFound
 from shared.ids import to_text
 from shared.names import OUTCOME_LOST, DocumentType, EventType
 from shared.repairs.work import Work, active, repair_event
+from shared.settling import receipt_closed
 from shared.store.port import Compare, Document, FieldIn, Op, Partition, Patch, Query
 
 
@@ -25,7 +26,9 @@ async def check(work: Work, receipt: Document) -> None:
     if active(run):
         return
     outcome = OUTCOME_LOST if run is None else run["status"]
-    ops: list[Op] = [Patch(receipt["id"], set={"outcome": outcome}, when=(FieldIn("outcome", (None,)),))]
+    ops: list[Op] = [
+        Patch(receipt["id"], set=receipt_closed(work.services, outcome), when=(FieldIn("outcome", (None,)),))
+    ]
     data = {"receipt": receipt["id"], "outcome": outcome}
     if run is not None:
         ops.append(repair_event(run, EventType.REPAIR_RECEIPT, **data))

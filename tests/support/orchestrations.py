@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from azure.durable_functions.models.DurableOrchestrationStatus import DurableOrchestrationStatus
+from azure.durable_functions.models.PurgeHistoryResult import PurgeHistoryResult
 
 from shared.executions import RunRef
 
@@ -65,5 +66,8 @@ class FakeOrchestrations:
 
     async def purge_instance_history_by(
         self, created_time_from: datetime, created_time_to: datetime, runtime_status: Sequence[Any]
-    ) -> None:
+    ) -> PurgeHistoryResult:
+        if self.fails is not None:
+            raise self.fails
         self.purged.append((created_time_from, created_time_to))
+        return PurgeHistoryResult(1)
