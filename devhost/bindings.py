@@ -67,7 +67,7 @@ def check_annotation(function: HostedFunction, can_be: Callable[[type], bool]) -
     """Refuse, as the worker does, a parameter annotated with a type that it can't be. Raises `BadBinding`."""
     try:
         annotation = typing.get_type_hints(function.function).get(function.parameter)
-    except NameError as error:
+    except Exception as error:  # an annotation is any code
         raise BadBinding(function.name, f"its annotations can't be read: {error}") from error
     if inspect.isclass(annotation) and not can_be(annotation):
         raise BadBinding(

@@ -14,6 +14,8 @@ from starlette.routing import Route
 
 from devhost.host import Application
 from devhost.local_settings import host_settings
+from devhost.triggers.leader import Leadership
+from shared.sqlite import Database
 from tests.durable_host import functions_of
 from tests.support.waiting import eventually
 
@@ -95,3 +97,21 @@ async def raw(base: str, request: bytes) -> bytes:
 def lower(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers with lower-cased names."""
     return {name.lower(): value for name, value in headers.items()}
+
+
+def lines(app: Path, name: str) -> list[str]:
+    """The lines that an app's functions have written to the file `name` beside it."""
+    return (app / name).read_text().splitlines() if (app / name).exists() else []
+
+
+@asynccontextmanager
+async def leading(path: Path, schema: str) -> AsyncIterator[tuple[Database, Leadership]]:
+    """A database with `schema`, where the processes `one`, which leads, and `two` are alive."""
+    database = Database.open(path / "hub.db")
+    await database.create(f"{schema};CREATE TABLE durable_processes (id TEXT PRIMARY KEY)")
+    await database.write(lambda connection: connection.execute("INSERT INTO durable_processes VALUES ('one'), ('two')"))
+    leadership = Leadership(database, lambda: "one")
+    await leadership.prepare()
+    assert await leadership.claim()
+    yield database, leadership
+    await database.close()

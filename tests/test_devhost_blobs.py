@@ -27,11 +27,11 @@ from devhost.triggers.service import Triggers
 from devhost.triggers.storage import Storage
 from shared.azure_storage import StorageConnection
 from shared.blobs import LocalBlobs
-from shared.errors import NotFound, Unavailable
+from shared.errors import Unavailable
 from shared.folder_blobs import FolderBlobs
 from shared.queues import POISON
 from shared.sqlite import Database
-from tests.devhost_serving import write_app
+from tests.devhost_serving import leading, lines, write_app
 from tests.durable_host import functions_of
 from tests.support.waiting import eventually, eventually_sync
 from tests.test_devhost_host import started
@@ -46,10 +46,10 @@ async def take(blob: func.InputStream) -> None:
 class Bench:
     """A container, and blob triggers on it."""
 
-    def __init__(self, path: Path, database: Database, environment: dict[str, str]) -> None:
-        self.path, self.database, self.environment = path, database, environment
+    def __init__(self, path: Path, hub: tuple[Database, Leadership], environment: dict[str, str]) -> None:
+        self.path, self.environment = path, environment
+        self.database, self.leadership = hub
         self.container = f"box-{uuid.uuid4().hex}"
-        self.leadership = Leadership(database, lambda: "one")
         self.storage = Storage(QueueOptions(), environment)
         self.seen: list[func.InputStream] = []
         self.fails: Callable[[func.InputStream], bool] = lambda blob: False
@@ -84,33 +84,26 @@ class Bench:
 
 
 @pytest_asyncio.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """Where a hub of one process is, which leads."""
-    opened = Database.open(tmp_path / "hub.db")
-    await opened.create(f"{SCHEMA};CREATE TABLE durable_processes (id TEXT PRIMARY KEY)")
-    await opened.write(lambda connection: connection.execute("INSERT INTO durable_processes VALUES ('one')"))
-    leadership = Leadership(opened, lambda: "one")
-    await leadership.prepare()
-    assert await leadership.claim()
-    yield opened
-    await opened.close()
+async def hub(tmp_path: Path) -> AsyncIterator[tuple[Database, Leadership]]:
+    async with leading(tmp_path, SCHEMA) as both:
+        yield both
 
 
 @pytest_asyncio.fixture(params=["folder", "azurite"])
 async def bench(
-    request: pytest.FixtureRequest, tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, hub: tuple[Database, Leadership], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
     monkeypatch.setattr("devhost.triggers.storage.LOCAL_SCAN_SECONDS", 0.02)
     monkeypatch.setattr("devhost.triggers.storage.ACCOUNT_SCAN_SECONDS", 0.02)
     async with AsyncExitStack() as stack:
         if request.param == "folder":
-            yield await _folder_bench(tmp_path, database, stack)
+            yield await _folder_bench(tmp_path, hub, stack)
         else:
-            yield await _azurite_bench(request.getfixturevalue("storage_account"), tmp_path, database, stack)
+            yield await _azurite_bench(request.getfixturevalue("storage_account"), tmp_path, hub, stack)
 
 
-async def _folder_bench(path: Path, database: Database, stack: AsyncExitStack) -> Bench:
-    bench = Bench(path, database, {"TRUESTOP_DATA": str(path / "data")})
+async def _folder_bench(path: Path, hub: tuple[Database, Leadership], stack: AsyncExitStack) -> Bench:
+    bench = Bench(path, hub, {"TRUESTOP_DATA": str(path / "data")})
     stack.push_async_callback(bench.storage.close)
     folder = path / "data" / "containers" / bench.container
 
@@ -126,9 +119,11 @@ async def _folder_bench(path: Path, database: Database, stack: AsyncExitStack) -
     return bench
 
 
-async def _azurite_bench(account: StorageConnection, path: Path, database: Database, stack: AsyncExitStack) -> Bench:
+async def _azurite_bench(
+    account: StorageConnection, path: Path, hub: tuple[Database, Leadership], stack: AsyncExitStack
+) -> Bench:
     environment = {"TRUESTOP_STORAGE": "azure", "AzureWebJobsStorage": str(account.connection_string)}
-    bench = Bench(path, database, environment)
+    bench = Bench(path, hub, environment)
     stack.push_async_callback(bench.storage.close)
     for queue in (QUEUE, QUEUE + POISON):
         await bench.storage.make_queue(queue)
@@ -254,20 +249,28 @@ class Scripted:
         return found
 
     async def open(self, name: str) -> Opened:
-        etag = (await self.versions("")).get(name)
-        if etag is None:
-            raise NotFound(name)
-        return Opened(etag.encode(), etag, "", {}, {})
+        now = self._scans[0]
+        assert isinstance(now, dict)
+        return Opened(now[name].encode(), now[name], "", {}, {})
 
 
 @pytest.mark.parametrize("bench", ["folder"], indirect=True)
-async def test_a_file_that_is_still_being_written_is_waited_for(bench: Bench) -> None:
+async def test_a_file_that_is_still_being_written_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a file must not start a run; nor may an error in between count as a change."""
+    queues, announced = bench.storage.queues(), []
+    send = queues.send
+
+    async def sent(queue: str, body: Any) -> None:
+        announced.append(body["ETag"])
+        await send(queue, body)
+
+    monkeypatch.setattr(queues, "send", sent)
     blob = bench.blob()
     key = "in/a.txt"
     blob._container = Scripted({key: "1"}, {key: "2"}, {key: "3"}, Unavailable("away"), {key: "3"})
     async with bench.listening(blob):
         await eventually(lambda: bench.seen, what="it is given")
+    assert announced == ["3"]
     assert [one.read() for one in bench.seen] == [b"3"]
 
 
@@ -407,10 +410,6 @@ def answer(context: df.DurableOrchestrationContext):
 """
 
 
-def taken(app: Path) -> list[str]:
-    return (app / "taken").read_text().splitlines() if (app / "taken").exists() else []
-
-
 def test_a_file_that_is_dropped_starts_a_run(tmp_path: Path) -> None:
     """Guards the whole as people meet it: a file copied into a folder, a host that restarts, and a call by hand."""
     app, data = write_app(tmp_path / "app", APP), tmp_path / "data"
@@ -418,7 +417,7 @@ def test_a_file_that_is_dropped_starts_a_run(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "there.txt").write_text("one")
     with started(app, data) as host:
-        eventually_sync(lambda: taken(app) == ["filesync/there.txt one"], what="what was there is taken")
+        eventually_sync(lambda: lines(app, "taken") == ["filesync/there.txt one"], what="what was there is taken")
         url = f"{host.base}/runtime/webhooks/durabletask/instances"
         eventually_sync(
             lambda: [one["output"] for one in httpx.get(url, trust_env=False).json()] == ["filesync/there.txt"],
@@ -427,13 +426,13 @@ def test_a_file_that_is_dropped_starts_a_run(tmp_path: Path) -> None:
         for given in ("filesync/there.txt", "filesync/none", "../../secret", "filesync/../../x", ""):
             sent = httpx.post(f"{host.base}/admin/functions/take", json={"input": given}, trust_env=False)
             assert sent.status_code == 202
-        eventually_sync(lambda: len(taken(app)) == 2, what="it ran by hand")
+        eventually_sync(lambda: len(lines(app, "taken")) == 2, what="it ran by hand")
         eventually_sync(lambda: host.output.count("could not be called by hand") == 4, what="the others are said")
         host.stop()
     (folder / "new.txt").write_text("two")
     with started(app, data):
-        eventually_sync(lambda: len(taken(app)) == 3, what="what is new is taken")
-    assert taken(app) == ["filesync/there.txt one"] * 2 + ["filesync/new.txt two"]
+        eventually_sync(lambda: len(lines(app, "taken")) == 3, what="what is new is taken")
+    assert lines(app, "taken") == ["filesync/there.txt one"] * 2 + ["filesync/new.txt two"]
 
 
 @pytest.mark.parametrize("bench", ["azurite"], indirect=True)

@@ -29,7 +29,7 @@ from shared.azure_storage import StorageConnection
 from shared.queues import POISON, SqliteQueue
 from shared.queues_azure import AzureQueue
 from shared.sqlite import Database
-from tests.devhost_serving import write_app
+from tests.devhost_serving import lines, write_app
 from tests.durable_host import functions_of
 from tests.support.queues import Queues, empty_queues
 from tests.support.waiting import eventually, eventually_sync
@@ -381,10 +381,6 @@ def answer(context: df.DurableOrchestrationContext):
     yield
 """
 OFF = {"AzureWebJobs.disabled.Disabled": "1"}
-
-
-def lines(app: Path, name: str) -> list[str]:
-    return (app / name).read_text().splitlines() if (app / name).exists() else []
 
 
 def completed(base: str, instance: str) -> Any:

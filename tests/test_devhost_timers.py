@@ -25,10 +25,11 @@ from devhost.triggers.schedules import parse_schedule
 from devhost.triggers.service import Triggers
 from devhost.triggers.timer import SCHEMA, Status, Timer, read_status, status_at_start, timer_request
 from shared.sqlite import Database
-from tests.devhost_serving import write_app
+from tests.devhost_serving import leading, lines, write_app
 from tests.durable_host import functions_of
 from tests.support.waiting import eventually_sync
 from tests.test_devhost_host import Running, refused, started
+from tests.test_devhost_workers import processes
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -55,9 +56,8 @@ class Clock:
 class Bench:
     """A database with a hub of one process, which leads."""
 
-    def __init__(self, database: Database, path: Path) -> None:
-        self.database, self._path, self.me = database, path, "one"
-        self.leadership = Leadership(database, lambda: self.me)
+    def __init__(self, database: Database, leadership: Leadership, path: Path) -> None:
+        self.database, self.leadership, self._path = database, leadership, path
 
     def functions(self, source: str) -> Any:
         return functions_of(write_app(self._path / "app", HEAD + source))
@@ -83,14 +83,8 @@ class Bench:
 
 @pytest_asyncio.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    database = Database.open(tmp_path / "hub.db")
-    await database.create(f"{SCHEMA};CREATE TABLE durable_processes (id TEXT PRIMARY KEY)")
-    await database.write(lambda connection: connection.execute("INSERT INTO durable_processes VALUES ('one'), ('two')"))
-    one = Bench(database, tmp_path)
-    await one.leadership.prepare()
-    assert await one.leadership.claim()
-    yield one
-    await database.close()
+    async with leading(tmp_path, SCHEMA) as (database, leadership):
+        yield Bench(database, leadership, tmp_path)
 
 
 def timer(schedule: str, more: str = "", body: str = "told(t)") -> str:
@@ -254,11 +248,6 @@ def answer(context: df.DurableOrchestrationContext):
 """
 
 
-def lines(app: Path, name: str) -> list[list[str]]:
-    path = app / name
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def by_hand(host: Running, name: str, **sent: Any) -> httpx.Response:
     return httpx.post(f"{host.base}/admin/functions/{name}", trust_env=False, **sent)
 
@@ -274,15 +263,15 @@ def test_timers_in_three_processes(tmp_path: Path) -> None:
     environment = {"AzureWebJobs.disabled.Disabled": "true"}
     with started(app, data, "--workers", "2", environment=environment) as host:
         eventually_sync(lambda: len(lines(app, "ticks")) >= 2, 20, "the timer fires")
-        assert len({pid for _, pid in lines(app, "ticks")}) == 1
-        instance, _ = lines(app, "ticks")[0]
+        assert len({line.split()[-1] for line in lines(app, "ticks")}) == 1
+        instance = lines(app, "ticks")[0].split()[0]
         url = f"{host.base}/runtime/webhooks/durabletask/instances/{instance}"
         status = eventually_sync(
             lambda: (found := httpx.get(url, trust_env=False)).status_code == 200 and found, 10, "the run ended"
         )
         assert status.json()["output"] == "from a timer"
         assert by_hand(host, "Once_A_Year", json={"input": ""}).status_code == 202
-        eventually_sync(lambda: [line[0] for line in lines(app, "year")] == ["False"], what="it ran by hand")
+        eventually_sync(lambda: [line.split()[0] for line in lines(app, "year")] == ["False"], what="it ran by hand")
         assert by_hand(host, "once_a_year", json={}, headers={"Origin": "http://evil.example"}).status_code == 403
         assert lines(app, "disabled") == []
         assert by_hand(host, "disabled", json={}).status_code == 202
@@ -293,8 +282,10 @@ def test_timers_in_three_processes(tmp_path: Path) -> None:
         host.stop(signal.SIGTERM)
     change(data, "UPDATE trigger_schedules SET last = 0, next = 31536000, updated = 0 WHERE function = 'once_a_year'")
     with started(app, data, "--workers", "2") as host:
-        eventually_sync(lambda: [line[0] for line in lines(app, "year")] == ["False", "True"], 20, "it was past due")
-        leader = int(lines(app, "year")[1][-1])
+        eventually_sync(
+            lambda: [line.split()[0] for line in lines(app, "year")] == ["False", "True"], 20, "it was past due"
+        )
+        leader = int(lines(app, "year")[1].split()[-1])
         assert leader == host.process.pid
 
 
@@ -306,16 +297,11 @@ def test_a_killed_leader_is_replaced_within_seconds(tmp_path: Path) -> None:
         front = host.process.pid
         workers = eventually_sync(lambda: len(pids := processes(data)) == 3 and pids - {front}, 20, "all have joined")
         change(data, f"UPDATE trigger_leader SET owner = (SELECT id FROM durable_processes WHERE pid = {min(workers)})")
-        eventually_sync(lambda: lines(app, "ticks")[-1][-1] == str(min(workers)), 20, "a worker leads")
+        eventually_sync(lambda: lines(app, "ticks")[-1].split()[-1] == str(min(workers)), 20, "a worker leads")
         os.kill(min(workers), signal.SIGKILL)
         count = len(lines(app, "ticks"))
         eventually_sync(lambda: len(lines(app, "ticks")) > count + 1, 20, "another goes on")
-        assert lines(app, "ticks")[-1][-1] != str(min(workers))
-
-
-def processes(data: Path) -> set[int]:
-    with contextlib.closing(sqlite3.connect(data / "truestop.db")) as connection:
-        return {row[0] for row in connection.execute("SELECT pid FROM durable_processes")}
+        assert lines(app, "ticks")[-1].split()[-1] != str(min(workers))
 
 
 def test_a_bad_schedule_keeps_the_host_from_starting(tmp_path: Path) -> None:

@@ -71,12 +71,13 @@ class Blob:
         while True:
             began = time.monotonic()
             found = await self._scan()
+            took = time.monotonic() - began
             if found is not None:
                 await self._forget(receipts, [name for name in receipts if name not in found])
                 settled = found.items() if not self._container.settles else found.items() & (before or {}).items()
                 await self._announce(receipts, [(name, etag) for name, etag in settled if receipts.get(name) != etag])
                 before = found
-            await asyncio.sleep(max(self._storage.scan_seconds, REST * (time.monotonic() - began)))
+            await asyncio.sleep(max(self._storage.scan_seconds, REST * took))
 
     async def by_hand(self, given: str | None) -> None:
         """Call the function with the blob at `container/name`. Raises `StoreError`, `ValueError`."""
