@@ -30,12 +30,14 @@ async def find_container(services: Services, ref: RunRef, path: str) -> Document
         return None
 
 
-async def open_container(services: Services, ref: RunRef, spec: ExecutionSpec, known: Document | None) -> None:
-    """Open a container that is not yet there (`known` None) or pending.
+async def open_container(
+    services: Services, ref: RunRef, spec: ExecutionSpec, known: Document | None, **more: Any
+) -> None:
+    """Open a container that is not yet there (`known` None) or pending. `more`: further fields of it.
 
     Raises `ConditionFailed` when the guard refuses, and that or `Conflict` when another delivery was quicker.
     """
-    opened = {"status": Ex.RUNNING, "started_at": now(), "attempt": 1, "input_preview": spec.input_preview}
+    opened = {"status": Ex.RUNNING, "started_at": now(), "attempt": 1, "input_preview": spec.input_preview, **more}
     counts = {"counts.running": 1}
     op: Op
     if known is None:

@@ -6,6 +6,7 @@ is a container, never in flight; each item is an operation.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from activities.containers import close_container, open_container
@@ -41,13 +42,19 @@ async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, An
         return await outcome_of(services, ref, container)
     names: list[str] = []
     failure: dict[str, str] | None = None
+    items = await _items(services, ref, path)
     try:
-        names = await _item_names(services, ref, run, step)
+        if items and len(items) == container["items_total"]:
+            names = [item["name"] for item in items]  # delivered again, or resumed: what was listed then counts
+        else:
+            names = await _item_names(services, ref, run, step)
     except StepFailed as error:
         failure = {"code": error.code, "message": error.detail}
     try:
         if container["status"] == Ex.PENDING:
-            await open_container(services, ref, ExecutionSpec(path, Kind.STEP, step.name), container)
+            await open_container(
+                services, ref, ExecutionSpec(path, Kind.STEP, step.name), container, items_total=len(names)
+            )
         if failure is not None:
             return await close_container(services, ref, path, Ex.FAILED, None, failure)
         count = await _create_items(services, ref, path, names)
@@ -85,9 +92,11 @@ async def _items(services: Services, ref: RunRef, path: str) -> list[Document]:
 
 async def _create_items(services: Services, ref: RunRef, path: str, names: list[str]) -> int:
     """Create the items that aren't there yet. A redelivery goes on where the first stopped; answers how many there are."""
-    there = len(await _items(services, ref, path))
-    while there < len(names):
-        batch = names[there : there + CREATE_BATCH]
+    while True:
+        there = await _items(services, ref, path)
+        batch = _missing(names, there)[:CREATE_BATCH]
+        if not batch:
+            return len(there)
         ops: list[Op] = [
             Patch(
                 ref.run_id,
@@ -95,15 +104,25 @@ async def _create_items(services: Services, ref: RunRef, path: str, names: list[
                 when=run_guard(ref, (RunStatus.RUNNING,), path),
             )
         ]
-        for index, name in enumerate(batch, start=there):
+        for index, name in enumerate(batch, start=len(there)):
             spec = ExecutionSpec(item_path(path, index), Kind.ITEM, name)
             ops.append(Create(new_execution(ref, spec, Ex.PENDING, operation=False)))
         try:
             await services.store.transact(ref.partition, ops)
         except Conflict:
             pass  # another delivery of this activity created them
-        there = len(await _items(services, ref, path))
-    return there
+
+
+def _missing(names: list[str], there: list[Document]) -> list[str]:
+    """The names that no item has yet; a name that is listed twice has two."""
+    left = Counter(item["name"] for item in there)
+    missing = []
+    for name in names:
+        if left[name]:
+            left[name] -= 1
+        else:
+            missing.append(name)
+    return missing
 
 
 async def run_item(services: Services, ref: RunRef, path: str) -> Outcome:

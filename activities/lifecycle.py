@@ -6,6 +6,7 @@ from typing import Any
 
 from shared.executions import RunRef, step_path
 from shared.names import OUTCOME_GRACE_EXPIRED, CancelSource
+from shared.resume import copy_finished
 from shared.runs import CancelRequest, begin_run, request_cancel
 from shared.services import Services
 from shared.settling import end_run, settle
@@ -20,6 +21,9 @@ GRACE_EXPIRED = CancelRequest(
 
 async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
     """Begin the run. Answers `status`, and when it runs its plan: the steps as the pipeline needs them."""
+    queued = await services.store.get(ref.partition, ref.run_id)
+    if queued["status"] == RunStatus.QUEUED and queued["resume"] is not None:
+        await copy_finished(services, queued)
     run = await begin_run(services, ref)
     plan = [
         {

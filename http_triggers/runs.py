@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Awaitable
 from typing import Annotated, Any
 
 import azure.durable_functions as df
@@ -74,19 +75,20 @@ async def shown(call: Call, run: Document) -> dict[str, Any]:
     return run_view(run, base_of(call), receipt)
 
 
-def _start_of(call: Call, body: StartBody, partition: Partition) -> Start:
-    if len(json.dumps(body.input)) > MAX_INPUT_BYTES:
+def start_of(call: Call, run_id: str | None, given: Any, partition: Partition) -> Start:
+    """The caller's request to start a run, of the id that they chose, if they did. Raises `Problem` 413, 422."""
+    if len(json.dumps(given)) > MAX_INPUT_BYTES:
         raise Problem(413, "body_too_large", f"the input is over {MAX_INPUT_BYTES} bytes")
     by = call.caller.as_dict()
-    if body.run_id is None:
-        run_id = new_ulid()
-        return Start(run_id, run_id, body.input, by)
-    if not RUN_ID.fullmatch(body.run_id) or body.run_id in names.RESERVED_IDS:
+    if run_id is None:
+        made = new_ulid()
+        return Start(made, made, given, by)
+    if not RUN_ID.fullmatch(run_id) or run_id in names.RESERVED_IDS:
         message = "must be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, and not be reserved"
         raise invalid([{"field": "run_id", "message": message}], "the body")
     # Instances are named across all users: another user's run of the same id must be another instance.
     owner = hashlib.sha256(f"{partition.scope}/{partition.workflow_id}".encode()).hexdigest()[:20]
-    return Start(body.run_id, f"{body.run_id}-{owner}", body.input, by, keys=(body.run_id,))
+    return Start(run_id, f"{run_id}-{owner}", given, by, keys=(run_id,))
 
 
 async def start(call: Call) -> Answer:
@@ -94,15 +96,21 @@ async def start(call: Call) -> Answer:
     partition = partition_of(call)
     workflow = await workflows.get(call.services, partition)
     body = call.parse(StartBody)
+    start = start_of(call, body.run_id, body.input, partition)
+    return await answer_start(call, start_run(call.services, partition, workflow, start), body.wait)
+
+
+async def answer_start(call: Call, starting: Awaitable[tuple[Document, bool]], wait: float) -> Answer:
+    """Let a run start, and its orchestration. Answers the run, once it has ended or after `wait` seconds."""
     try:
-        run, created = await start_run(call.services, partition, workflow, _start_of(call, body, partition))
+        run, created = await starting
     except AlreadyProduced as error:
         raise Problem(409, "run_id_taken", f"{error}; it is no longer kept") from None
     if run["status"] == RunStatus.QUEUED:
         await _start_instance(call, run, created)
-    if body.wait:
+    if wait:
         try:
-            run = await call.services.watcher.until_ended(run_ref(run), body.wait)
+            run = await call.services.watcher.until_ended(run_ref(run), wait)
         except (Throttled, Unavailable) as error:
             log.info("can't wait for run %s, which was started: %s", run["id"], error)
     answer = await shown(call, run)

@@ -109,6 +109,8 @@ def new_execution(ref: RunRef, spec: ExecutionSpec, status: Ex, operation: bool)
         "halted": False,
         "side_effects": [],
         "child": spec.child,
+        "items_total": None,
+        "reused_from": None,
         "cancel": None,
         "cancel_outcome": None,
     }

@@ -56,6 +56,9 @@ class Start:
     """How many runs are above it."""
     when: tuple[FieldIn, ...] = ()
     """What must be so of the workflow: a trigger's guard against a workflow that changes under it."""
+    resumed_from: str | None = None
+    """The run of this workflow that it goes on from, and `resume`: what of that it repeats."""
+    resume: Mapping[str, Any] | None = None
 
 
 def child_start(run: Document, execution_id: str, run_id: str, given: Any) -> Start:
@@ -144,7 +147,8 @@ def _queued_run(partition: Partition, workflow: Document, start: Start) -> Docum
         "in_flight": 0,
         "cancelled_executions": [],
         "cancel": None,
-        "resumed_from": None,
+        "resumed_from": start.resumed_from,
+        "resume": start.resume,
         "parent": start.parent,
         "depth": start.depth,
         "counts": {status.value: 0 for status in Ex} | {"total": 0},
@@ -227,7 +231,8 @@ async def begin_run(services: Services, ref: RunRef) -> Document:
     run = await services.store.get(ref.partition, ref.run_id)
     if run["status"] != RunStatus.QUEUED:
         return run
-    steps = run["definition"]["steps"]
+    reused = {one["path"] for one in await below(services, ref, None, *Ex)} if run["resume"] else set()
+    steps = {path: step for i, step in enumerate(run["definition"]["steps"]) if (path := step_path(i)) not in reused}
     ops: list[Op] = [
         Patch(
             ref.run_id,
@@ -236,10 +241,10 @@ async def begin_run(services: Services, ref: RunRef) -> Document:
             when=run_guard(ref, (RunStatus.QUEUED,)),
         ),
         locks.renewal(ref, services.settings.lease_seconds),
-        event(ref.run_id, EventType.RUN_STARTED),
+        event(ref.run_id, EventType.RUN_STARTED, reused=len(reused)),
     ]
-    for i, step in enumerate(steps):
-        spec = ExecutionSpec(step_path(i), Kind.STEP, step["name"])
+    for path, step in steps.items():
+        spec = ExecutionSpec(path, Kind.STEP, step["name"])
         ops.append(Create(new_execution(ref, spec, Ex.PENDING, operation=False)))
     try:
         return (await services.store.transact(ref.partition, ops))[0] or run

@@ -44,6 +44,7 @@ EXECUTION_FIELDS = (
     "error",
     "cancel",
     "child",
+    "reused_from",
 )
 DELIVERY_FIELDS = (
     "id",
