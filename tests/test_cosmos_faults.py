@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -15,11 +14,24 @@ import pytest
 from shared.errors import ConditionFailed, Conflict, NotFound, Throttled, Unavailable
 from shared.store import cosmos as cosmos_module
 from shared.store.cosmos import CosmosStore
-from shared.store.port import Check, Create, Delete, Document, FieldIn, Op, Partition, Patch, Query
+from shared.store.port import Check, Create, Delete, FieldIn, Op, Partition, Patch, Query
 from tests.cosmos_double import faults
 from tests.cosmos_double.faults import Fault
-from tests.cosmos_double.fixtures import account_of, cosmos, cosmos_server, double  # noqa: F401
+from tests.cosmos_double.fixtures import (  # noqa: F401
+    ADD,
+    EVENT,
+    account_of,
+    begun,
+    brief_pauses,
+    cosmos,
+    cosmos_server,
+    doc,
+    double,
+    partition,
+)
 from tests.cosmos_double.server import Double
+
+pytestmark = pytest.mark.usefixtures("brief_pauses")
 
 LOST: dict[str, Callable[[bool], Fault]] = {
     "cut": faults.cut,
@@ -32,33 +44,11 @@ LOST: dict[str, Callable[[bool], Fault]] = {
 
 
 @pytest.fixture
-def partition() -> Partition:
-    return Partition(f"user:{uuid.uuid4().hex}", "w1")
-
-
-@pytest.fixture
 async def second(double: Double) -> AsyncIterator[CosmosStore]:
     """Another process."""
     store = CosmosStore(account_of(double))
     yield store
     await store.close()
-
-
-@pytest.fixture(autouse=True)
-def brief_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cosmos_module, "PAUSE_SECONDS", 0.001)
-
-
-def doc(document_id: str, **fields: object) -> Document:
-    return {"id": document_id, "type": "run", **fields}
-
-
-ADD = Patch("a", increment={"n": 1}, when=(FieldIn("status", ("running",)),))
-EVENT = Create(doc("event"))
-
-
-async def begun(store: CosmosStore, partition: Partition) -> None:
-    await store.transact(partition, [Create(doc("a", n=0, status="running"))])
 
 
 class TestLostAnswers:

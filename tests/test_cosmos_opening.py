@@ -10,7 +10,6 @@ import socket
 import sys
 import uuid
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -22,18 +21,9 @@ from shared.store.port import (
     Document,
     Partition,
 )
-from tests.cosmos_double.fixtures import account_of, cosmos, cosmos_server, double  # noqa: F401
+from tests.cosmos_double.fixtures import account_of, cosmos, cosmos_server, doc, double, partition  # noqa: F401
 from tests.cosmos_double.server import Double
 from truestop import admin
-
-
-@pytest.fixture
-def partition() -> Partition:
-    return Partition(f"user:{uuid.uuid4().hex}", "w1")
-
-
-def doc(document_id: str, **fields: Any) -> Document:
-    return {"id": document_id, "type": "run", **fields}
 
 
 class TestOpening:

@@ -4,18 +4,28 @@
 
 from __future__ import annotations
 
-import uuid
-
 import pytest
 
 from shared.errors import ConditionFailed, Throttled, Unavailable
-from shared.store import cosmos as cosmos_module
 from shared.store.cosmos import CosmosStore
-from shared.store.port import Create, Document, FieldIn, Partition, Patch, Query
+from shared.store.port import FieldIn, Partition, Patch, Query
 from tests.cosmos_double import faults
 from tests.cosmos_double.faults import Fault
-from tests.cosmos_double.fixtures import account_of, cosmos, cosmos_server, double  # noqa: F401
+from tests.cosmos_double.fixtures import (  # noqa: F401
+    ADD,
+    EVENT,
+    account_of,
+    begun,
+    brief_pauses,
+    cosmos,
+    cosmos_server,
+    doc,
+    double,
+    partition,
+)
 from tests.cosmos_double.server import Double
+
+pytestmark = pytest.mark.usefixtures("brief_pauses")
 
 READ_FAULTS = [
     faults.throttled(),
@@ -25,28 +35,6 @@ READ_FAULTS = [
     faults.half_an_answer(),
     faults.garbled(),
 ]
-
-
-@pytest.fixture
-def partition() -> Partition:
-    return Partition(f"user:{uuid.uuid4().hex}", "w1")
-
-
-@pytest.fixture(autouse=True)
-def brief_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cosmos_module, "PAUSE_SECONDS", 0.001)
-
-
-def doc(document_id: str, **fields: object) -> Document:
-    return {"id": document_id, "type": "run", **fields}
-
-
-ADD = Patch("a", increment={"n": 1}, when=(FieldIn("status", ("running",)),))
-EVENT = Create(doc("event"))
-
-
-async def begun(store: CosmosStore, partition: Partition) -> None:
-    await store.transact(partition, [Create(doc("a", n=0, status="running"))])
 
 
 class TestRefusals:

@@ -25,7 +25,6 @@ from shared.store.port import (
     Compare,
     Create,
     Delete,
-    Document,
     FieldIn,
     Op,
     Partition,
@@ -33,16 +32,11 @@ from shared.store.port import (
     Query,
     Replace,
 )
-from tests.cosmos_double.fixtures import account_of, cosmos, cosmos_server, double  # noqa: F401
+from tests.cosmos_double.fixtures import account_of, cosmos, cosmos_server, doc, double, partition  # noqa: F401
 from tests.cosmos_double.server import Double
 from tests.cosmos_double.sql import parse_predicate
 
 IS_ONE = (FieldIn("n", (1,)),)
-
-
-@pytest.fixture
-def partition() -> Partition:
-    return Partition(f"user:{uuid.uuid4().hex}", "w1")
 
 
 @pytest.fixture
@@ -51,10 +45,6 @@ async def second(double: Double) -> AsyncIterator[CosmosStore]:
     store = CosmosStore(account_of(double))
     yield store
     await store.close()
-
-
-def doc(document_id: str, **fields: Any) -> Document:
-    return {"id": document_id, "type": "run", **fields}
 
 
 def kinds(*ops: Op) -> list[str]:
