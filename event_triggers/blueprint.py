@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from event_triggers import notifications, reconcile, run_requests, schedule
+from event_triggers import notifications, reconcile, retention, run_requests, schedule
 
-blueprints = tuple(module.blueprint for module in (reconcile, schedule, run_requests, notifications))
+blueprints = tuple(module.blueprint for module in (reconcile, retention, schedule, run_requests, notifications))

@@ -10,14 +10,21 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from activities import lifecycle
 from shared import workflows
 from shared.deliveries import sweep
 from shared.executions import RunRef
+from shared.names import DocumentType
+from shared.reconcile import reconcile
+from shared.retention import retain
+from shared.states import ACTIVE_RUN
+from shared.store.port import FieldIn, Query
 from tests.cosmos_double import faults
 from tests.cosmos_double.fixtures import cosmos_server, double  # noqa: F401
 from tests.cosmos_double.server import Double
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.domain.test_webhooks import deliver, woken
+from tests.support.orchestrations import FakeOrchestrations
 from tests.support.receiver import receiving
 from tests.support.waiting import eventually
 from tests.support.world import Script, World, at_once, open_world, streaming
@@ -99,3 +106,23 @@ async def test_a_stream_is_cancelled_while_requests_go_wrong(double: Double, tmp
             ref = await cancelled(world)
             double.trouble.clear()
             await assert_cancelled_whole(world, ref)
+
+
+async def test_lost_runs_are_mended_and_old_ones_removed(double: Double, tmp_path: Path) -> None:
+    """Reconcile and retention ask over all partitions: what they find and guard is the same on this store."""
+    async with world_on(double, tmp_path) as world:
+        before = await world.services.store.query(Query(DocumentType.RUN, None, (FieldIn("status", ACTIVE_RUN),)))
+        assert before.items == [], "this test acts on every active run of the container"
+        durable = FakeOrchestrations()
+        refs = [await world.start(await world.workflow(ECHO)) for _ in range(3)]
+        for ref, state in zip(refs, ("Terminated", "Failed", "Running"), strict=True):
+            await lifecycle.begin(world.services, ref)
+            durable.put(ref, state)
+        done = await reconcile(world.services, durable)
+        assert (done["repair.cancelled"], done["repair.ended"]) == (1, 1)
+        assert [(await world.run(ref))["status"] for ref in refs] == ["cancelled", "failed", "running"]
+        later = datetime.now(UTC) + timedelta(days=91)
+        await retain(world.services, durable, later)
+        kept = [await world.store.query(Query(DocumentType.RUN, ref.partition)) for ref in refs]
+        assert [len(page.items) for page in kept] == [0, 0, 1]
+        await world.cancel(refs[2])
