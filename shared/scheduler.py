@@ -21,7 +21,7 @@ from typing import Any
 from shared.errors import AlreadyProduced, ConditionFailed, NoLongerDue, NotFound, Problem, StoreError
 from shared.ids import derived_ulid, from_text, to_text
 from shared.names import WORKFLOW_ID, DocumentType, TriggerKind
-from shared.orchestration import Orchestrations, start_instance
+from shared.orchestration import InstanceState, Orchestrations, instance_of, start_instance
 from shared.runs import Start, skip_run, start_run
 from shared.schedule import latest_slots, next_slot
 from shared.services import Services
@@ -100,10 +100,10 @@ class _Visit:
             reason = missed
             if cancelled is not None:
                 reason = f"run {cancelled} was cancelled, and after_cancel is skip_next"
-            run = await self._run_of(slot, reason)
+            run, created = await self._run_of(slot, reason)
             if cancelled is not None and run is not None and (run["error"] or {}).get("message") == reason:
                 cancelled = None
-            if run is not None and run["status"] == RunStatus.QUEUED and not await self._started(run):
+            if run is not None and run["status"] == RunStatus.QUEUED and not await self._started(run, created):
                 return
         await self._move_on(next_slot(trigger, anchor, slots[-1] if slots else first), cancelled)
 
@@ -118,8 +118,11 @@ class _Visit:
             else:
                 yield slot, "missed: nothing looked at the schedule in time"
 
-    async def _run_of(self, slot: datetime, reason: str | None) -> Document | None:
-        """The slot's run: started, or skipped for a reason, or what became of it before. None: it is no longer kept."""
+    async def _run_of(self, slot: datetime, reason: str | None) -> tuple[Document | None, bool]:
+        """The slot's run: started, or skipped for a reason, or what became of it before (None: it is no longer kept).
+
+        Also whether it was accepted just now.
+        """
         key = to_text(slot)
         run_id = derived_ulid(slot, f"schedule:{self.partition.scope}:{self.partition.workflow_id}:{key}")
         skipped = FieldIn("runtime.skip_next_after", (self.workflow["runtime"]["skip_next_after"],))
@@ -128,25 +131,30 @@ class _Visit:
         try:
             return await self._start_or_skip(start, reason)
         except AlreadyProduced:
-            return None
+            return None, False
         except Problem as problem:
             if problem.code == "workflow_not_found":
                 raise NoLongerDue from None
             log.warning("slot %s of workflow %s has no run: %s", key, self.partition.workflow_id, problem)
-            return None
+            return None, False
 
-    async def _start_or_skip(self, start: Start, reason: str | None) -> Document:
+    async def _start_or_skip(self, start: Start, reason: str | None) -> tuple[Document, bool]:
         if reason is None:
             try:
-                return (await start_run(self.services, self.partition, self.workflow, start))[0]
+                return await start_run(self.services, self.partition, self.workflow, start)
             except Problem as problem:
                 if problem.code != "workflow_busy":
                     raise
                 reason = f"busy: {problem.detail}"
-        return await skip_run(self.services, self.partition, self.workflow, start, reason)
+        return await skip_run(self.services, self.partition, self.workflow, start, reason), False
 
-    async def _started(self, run: Document) -> bool:
-        """Start the instance of a queued run. False: it must be tried again, unless another one was quicker."""
+    async def _started(self, run: Document, created: bool) -> bool:
+        """Start the instance of a queued run. False: it must be tried again, unless another one was quicker.
+
+        One that was accepted before may have its instance, even one that was terminated: that is for `reconcile`.
+        """
+        if not created and (await instance_of(self.orchestrations, run)).state != InstanceState.MISSING:
+            return True
         try:
             await start_instance(self.orchestrations, run)
         except Exception as error:

@@ -132,10 +132,20 @@ async def test_a_start_that_fails_is_made_good_by_the_next_look(world: World) ->
         await run_due(world.services, host, at(hours=1, seconds=seconds))
     assert (host.started, await statuses(world, workflow, NOON)) == ([], {3600: "queued"})
     host.fails = None
-    for seconds in (20, 30):
-        await run_due(world.services, host, at(hours=1, seconds=seconds))
+    await run_due(world.services, host, at(hours=1, seconds=20))
     assert len(host.started) == 1
     assert await next_run_at(world, workflow) == at(hours=2)
+
+
+async def test_an_instance_that_was_terminated_is_not_started_anew(world: World) -> None:
+    """Guards a terminate from the portal while the run waits to begin: the slot, looked at again, leaves it to reconcile."""
+    host, workflow = FakeOrchestrations(), await scheduled(world, HOURLY, NOON)
+    await run_due(world.services, host, at(hours=1))
+    host.states = dict.fromkeys(host.states, "Terminated")
+    slot = Patch("workflow", set={"runtime.next_run_at": "2026-03-28T13:00:00.000Z"})
+    await world.store.transact(partition_of(workflow), [slot])
+    await run_due(world.services, host, at(hours=1, seconds=10))
+    assert len(host.started) == 1
 
 
 async def test_one_workflows_trouble_is_not_the_others(world: World, caplog: pytest.LogCaptureFixture) -> None:
