@@ -127,6 +127,24 @@ class TestLostAnswers:
         finally:
             await store.close()
 
+    async def test_silence_without_end_is_unavailable_and_names_the_setting(
+        self, cosmos: CosmosStore, double: Double, partition: Partition, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each request would wait for its own time, and a caller of several for minutes."""
+        await begun(cosmos, partition)
+        monkeypatch.setattr(cosmos_module, "CALL_SECONDS", 0.2)
+        for kind, call in (
+            ("read", lambda: cosmos.get(partition, "a")),
+            ("query", lambda: cosmos.query(Query("run", partition))),
+            ("feed", lambda: cosmos.changes(partition)),
+            ("batch", lambda: cosmos.transact(partition, [ADD, EVENT])),
+        ):
+            double.trouble.plan(kind, faults.stalled(applied=False))
+            with pytest.raises(Unavailable, match="TRUESTOP_COSMOS_ENDPOINT"):
+                await call()
+        monkeypatch.undo()
+        assert (await cosmos.get(partition, "a"))["n"] == 0
+
     async def test_reads_that_lag_do_not_hide_that_it_was_applied(
         self,
         cosmos: CosmosStore,
