@@ -82,8 +82,8 @@ def _run(app: Path, data: Path, port: int, demo: bool, workers: int) -> None:
     listener = bind(port)
     try:
         url = base_url(listener)
-        settings = host_settings(app)
         prepare_environment(os.environ, local_values(app), data=data, base_url=url)
+        settings = host_settings(app)
         host = Host(load_app(app), settings, data)
         command = [sys.executable, "-m", "devhost", "--worker", url, "--app", str(app), "--data", str(data)]
         with asyncio.Runner(loop_factory=_new_loop) as runner:

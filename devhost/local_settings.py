@@ -6,13 +6,15 @@ The environment wins over the file, as with Core Tools.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, MutableMapping
+import os
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devhost.triggers.queue_options import DEFAULT_QUEUES, QueueOptions, blob_options, queue_options
+from devhost.triggers.queue_options import DEFAULT_BLOBS, DEFAULT_QUEUES, QueueOptions, blob_options, queue_options
 
+_OVERRIDE = "azurefunctionsjobhost__"
 DEFAULT_PREFIX = "api"
 DEFAULT_HUB = "TestHubName"
 
@@ -36,15 +38,22 @@ class HostSettings:
     route_prefix: str
     hub: str
     queues: QueueOptions = DEFAULT_QUEUES
-    blobs: QueueOptions = DEFAULT_QUEUES
+    blobs: QueueOptions = DEFAULT_BLOBS
 
 
-def host_settings(directory: Path) -> HostSettings:
-    """Read host.json; without one, the host's defaults. Raises `SettingsFileError`."""
+def host_settings(directory: Path, environment: Mapping[str, str] = os.environ) -> HostSettings:
+    """Read host.json; without one, the host's defaults. Raises `SettingsFileError`.
+
+    As in the host, a setting `AzureFunctionsJobHost__a__b` takes the place of what is there at `a.b`.
+    """
     path = directory / "host.json"
-    extensions = _section(path, _read(path), "extensions")
-    prefix = _section(path, extensions, "http").get("routePrefix", DEFAULT_PREFIX)
-    hub = _section(path, extensions, "durableTask").get("hubName", DEFAULT_HUB)
+    content = _read(path)
+    for name, value in environment.items():
+        if name.lower().startswith(_OVERRIDE):
+            _override(content, name[len(_OVERRIDE) :].split("__"), value)
+    extensions = _section(path, content, "extensions")
+    prefix = _found(_section(path, extensions, "http"), "routePrefix", DEFAULT_PREFIX)
+    hub = _found(_section(path, extensions, "durableTask"), "hubName", DEFAULT_HUB)
     if not isinstance(prefix, str) or not isinstance(hub, str) or not hub:
         raise SettingsFileError(path, "extensions.http.routePrefix and extensions.durableTask.hubName must be texts")
     try:
@@ -104,8 +113,28 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _override(section: dict[str, Any], keys: Sequence[str], value: str) -> None:
+    """Set the value at the end of `keys`, which are found in any case."""
+    key = _key(section, keys[0])
+    if len(keys) == 1:
+        section[key] = value
+        return
+    if not isinstance(section.get(key), dict):
+        section[key] = {}
+    _override(section[key], keys[1:], value)
+
+
 def _section(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    section = content.get(name) or {}
+    section = _found(content, name, None) or {}
     if not isinstance(section, dict):
         raise SettingsFileError(path, f"{name} must be a JSON object")
     return section
+
+
+def _found(section: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The value of `name`, which is found in any case, as the host finds it."""
+    return section.get(_key(section, name), default)
+
+
+def _key(section: Mapping[str, Any], name: str) -> str:
+    return next((one for one in section if one.lower() == name.lower()), name)

@@ -338,10 +338,24 @@ def test_host_json_is_read_as_the_host_reads_it(tmp_path: Path) -> None:
         host_settings(tmp_path)
 
 
+def test_a_setting_takes_the_place_of_what_host_json_says(tmp_path: Path) -> None:
+    """How a deployed app is tuned without a new build, and a test made quick."""
+    (tmp_path / "host.json").write_text('{"extensions": {"Queues": {"batchSize": 8, "maxDequeueCount": 2}}}')
+    given = {
+        "AzureFunctionsJobHost__Extensions__queues__BATCHSIZE": "4",
+        "AzureFunctionsJobHost__extensions__http": "x",
+    }
+    given |= {"AzureFunctionsJobHost__extensions__http__routePrefix": "v2", "azurefunctionsjobhost__": "nothing"}
+    found = host_settings(tmp_path, given)
+    assert (found.queues.batch_size, found.queues.max_dequeue_count, found.route_prefix) == (4, 2, "v2")
+    with pytest.raises(SettingsFileError, match="batchSize must be a number"):
+        host_settings(tmp_path, {"AzureFunctionsJobHost__extensions__queues__batchSize": "many"})
+
+
 @pytest.mark.parametrize(
     "section",
     [
-        *({"batchSize": value} for value in (0, 33, "8", 1.5, True, None)),
+        *({"batchSize": value} for value in (0, 33, "-8", "9" * 5000, 1.5, True, None)),
         *({"newBatchThreshold": -1}, {"maxDequeueCount": 0}, {"messageEncoding": "utf8"}, {"messageEncoding": None}),
         *({"visibilityTimeout": value} for value in ("soon", -1, "8.00:00:00", {})),
         *({"maxPollingInterval": value} for value in ("00:00:00.05", "", 5000)),

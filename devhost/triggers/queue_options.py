@@ -83,9 +83,11 @@ def _by_lower_name(section: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
 
 
 def _number(name: str, value: Any, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+    """A number, or the text of one: to the host all that host.json holds is text."""
+    text = "" if isinstance(value, bool) else str(value)
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not least <= int(text) <= most:
         raise ValueError(f"{name} must be a number from {least} to {most}, not {value!r}")
-    return value
+    return int(text)
 
 
 def _span(name: str, value: Any, shortest: timedelta) -> timedelta:
@@ -96,3 +98,6 @@ def _span(name: str, value: Any, shortest: timedelta) -> timedelta:
     if not shortest <= span <= _LONGEST:
         raise ValueError(f"{name} must be from {shortest} to {_LONGEST}, not {value!r}")
     return span
+
+
+DEFAULT_BLOBS = blob_options({})

@@ -20,7 +20,7 @@ STOP_SECONDS = 8.0
 _READY = re.compile(r"Truestop is running at (http://127\.0\.0\.1:(\d+)) ")
 _WORKER = re.compile(r"devhost\.workers: worker (\d+) is process (\d+)")
 _AT_WORK = re.compile(r"worker (\d+) devhost: at work")
-_NOT_INHERITED = ("TRUESTOP_", "WEBSITE_", "OPENAI_", "FUNCTIONS_", "AzureWebJobs")
+_NOT_INHERITED = ("TRUESTOP_", "WEBSITE_", "OPENAI_", "FUNCTIONS_", "AzureWebJobs", "AzureFunctionsJobHost")
 """Settings of the machine that would make its hosts behave unlike others'."""
 
 
