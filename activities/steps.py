@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from activities import publishing
 from activities.tools import tool_context
 from activities.values import step_of, values_for
-from shared import deliveries, templates
+from shared import templates
 from shared.cancellation import checkpoint
 from shared.documents import Documents
 from shared.errors import StepFailed
-from shared.events import event
 from shared.executions import ExecutionSpec, RunRef, item_path
 from shared.model_client import ModelRequest
-from shared.names import EventType, Kind
+from shared.names import Kind
 from shared.operation_context import OperationContext
-from shared.outputs import ARTIFACTS, as_text, blob_folder, preview
+from shared.outputs import as_text, preview
 from shared.services import Services
 from shared.steps import (
     CompareDocumentsStep,
@@ -132,13 +131,7 @@ def _artifact(step: WriteArtifactStep, path: str, values: Values) -> Prepared:
     content = templates.render(step.content, values)
 
     async def body(context: OperationContext) -> Any:
-        ref = context.ref
-        # The attempt's own blob: it becomes an artifact only when the operation's end, which names it, has landed.
-        name = f"{blob_folder(ARTIFACTS, ref)}{path}.{context.begun.attempt}/{step.path}"
-        content_type = mimetypes.guess_type(step.path)[0] or "text/plain"
-        info = await context.services.blobs.put(name, content.encode(), content_type)
-        context.side_effect("artifact", step.path, ref=name, size=info.size, content_type=content_type)
-        return {"path": step.path, "size": info.size}
+        return await publishing.write_artifact(context, step.path, content)
 
     return [ExecutionSpec(path, Kind.STEP, step.name, preview(content))], body
 
@@ -147,13 +140,7 @@ def _notify(step: NotifyStep, path: str, values: Values) -> Prepared:
     subject, message = templates.render(step.subject, values), templates.render(step.message, values)
 
     async def body(context: OperationContext) -> Any:
-        ref = context.ref
-        facts = {"subject": preview(subject, 2000), "message": preview(message)}
-        told = deliveries.of_notify_step(context.begun.run, ref.execution_id(path), facts)
-        await deliveries.record(context.services, ref, told)
-        context.side_effect("notification", facts["subject"])
-        context.events.append(event(ref.run_id, EventType.EXECUTION_OUTPUT, ref.execution_id(path), **facts))
-        return facts
+        return await publishing.notify(context, subject, message)
 
     return [ExecutionSpec(path, Kind.STEP, step.name, preview(message))], body
 

@@ -15,8 +15,8 @@ from shared.names import DocumentType, Kind
 from shared.receipts import cancel_receipt, executions_of
 from shared.states import ExecutionStatus as Ex
 from shared.states import RunStatus
-from shared.store.port import Compare, Document, FieldIn, Filter, Page, Prefix, Query
-from shared.views import event_view, execution_view
+from shared.store.port import Compare, FieldIn, Filter, Page, Prefix, Query
+from shared.views import artifacts, event_view, execution_view
 
 blueprint = df.Blueprint()
 RUN = BASE + "/{wid}/runs/{rid}"
@@ -110,27 +110,15 @@ async def get_cancellation(call: Call) -> Answer:
     return Answer(200, await cancel_receipt(call.services, await read_run(call)))
 
 
-def _artifacts(executions: list[Document]) -> list[dict[str, object]]:
-    return [
-        effect
-        for one in executions
-        if one["status"] == Ex.COMPLETED
-        for effect in one["side_effects"]
-        if effect["kind"] == "artifact"
-    ]
-
-
 async def get_artifacts(call: Call) -> Answer:
     """GET …/artifacts, and …/artifacts/{path}: the list, or one artifact's content."""
     run = await read_run(call)
-    artifacts = _artifacts(await executions_of(call.services, run))
+    found = [one for execution in await executions_of(call.services, run) for one in artifacts(execution)]
     path = call.route("path")
     if not path:
         shown_fields = ("what", "size", "content_type", "execution_id", "at")
-        return listing(
-            [{("path" if key == "what" else key): one[key] for key in shown_fields} for one in artifacts], None
-        )
-    for artifact in reversed(artifacts):
+        return listing([{("path" if key == "what" else key): one[key] for key in shown_fields} for one in found], None)
+    for artifact in reversed(found):
         if artifact["what"] == path:
             try:
                 blob = await call.services.blobs.get(str(artifact["ref"]))

@@ -44,6 +44,7 @@ class Documents:
 
     async def put(self, name: str, data: bytes, content_type: str) -> BlobInfo:
         """Create or overwrite a document. Raises `ValueError` (name), `StepFailed` `document_too_large`."""
+        checkpoint_if_run()
         path = self._path(name)
         if len(data) > MAX_INPUT_BYTES:
             raise StepFailed("document_too_large", f"{name!r} has {len(data)} bytes; the most is {MAX_INPUT_BYTES}")
@@ -51,6 +52,7 @@ class Documents:
 
     async def get(self, name: str) -> Blob:
         """A document's bytes. Raises `ValueError` (name), `NotFound`."""
+        checkpoint_if_run()
         path = self._path(name)
         try:
             blob = await self._blobs.get(path)
@@ -60,10 +62,12 @@ class Documents:
 
     async def delete(self, name: str) -> None:
         """Delete a document; one that doesn't exist is none the worse. Raises `ValueError` (name)."""
+        checkpoint_if_run()
         await self._blobs.delete(self._path(name))
 
     async def list(self, prefix: str = "", limit: int = 50, after: str | None = None) -> BlobPage:
         """One page of the documents whose names begin with `prefix`. Raises `ValueError` (prefix, or foreign token)."""
+        checkpoint_if_run()
         if prefix:
             validate_name(prefix + "x")  # a prefix is what a name may begin with, so it can't climb out either
         page = await self._blobs.list(self._root + prefix, limit, after)

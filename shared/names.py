@@ -57,6 +57,10 @@ TOMBSTONE_ID = "deleted"
 SECRETS_ID = "secrets"
 RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, TOMBSTONE_ID, SECRETS_ID, "group"})
 
+# Kinds of side effects
+ARTIFACT = "artifact"
+NOTIFICATION = "notification"
+
 QUEUE_NOTIFICATIONS = "notifications"
 QUEUE_FILE_SYNC = "file-sync"
 QUEUE_RUN_REQUESTS = "run-requests"

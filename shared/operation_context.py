@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 from shared.cancellation import CancelToken, shield
 from shared.errors import RunCancelled, StepFailed, Throttled, Unavailable
 from shared.executions import ExecutionSpec
-from shared.ids import now
 from shared.names import CancelOutcome
-from shared.operations import Begun, Ending, Recorded, Refused, Superseded, begin, finish
+from shared.operations import Begun, Ending, Recorded, Refused, Superseded, begin, finish, record_side_effects
 from shared.outputs import PREVIEW_BYTES, keep, keep_part, load, preview
 from shared.persistence import patiently
 from shared.services import Services
+from shared.side_effects import Effect, SideEffect, SideEffects
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Create
 from shared.watcher import cancellation_of
@@ -62,7 +62,9 @@ class OperationContext:
     ) -> None:
         self.services, self.begun, self.token = services, begun, token
         self.ref = begun.ref
-        self.side_effects: list[dict[str, Any]] = []
+        self.key = self.ref.execution_id(begun.leaf.path)
+        """The same in every attempt, and of no other operation of this run."""
+        self._effects = SideEffects(self._record_effects, self.key, begun.attempt, begun.side_effects)
         self.events: list[Create] = []
         self.texts: dict[str, PartialText] = {}
         self.unsure = False
@@ -74,17 +76,22 @@ class OperationContext:
         """Takes the text of the execution at `path` (this operation's by default) as it comes."""
         return self.texts.setdefault(path or self.begun.leaf.path, PartialText()).add
 
-    def side_effect(self, kind: str, what: str, **more: Any) -> None:
-        """Note something that others can see: it is part of the execution, and of a cancel's receipt."""
-        self.side_effects.append(
-            {
-                "execution_id": self.ref.execution_id(self.begun.leaf.path),
-                "kind": kind,
-                "what": what,
-                "at": now(),
-                **more,
-            }
-        )
+    def side_effect(self, kind: str, what: str, **more: Any) -> SideEffect:
+        """Something that others can see, to be done within: it is part of the execution, and of a cancel's receipt."""
+        return self._effects.open(kind, what, **more)
+
+    async def _record_effects(self, effects: Sequence[Effect], new: bool) -> None:
+        try:
+            refused = await patiently(lambda: record_side_effects(self.services.store, self.begun, effects, new))
+        except Superseded:
+            raise _taken_over() from None
+        if refused is not None:
+            self._refuse(refused)
+
+    def _refuse(self, refused: Refused) -> NoReturn:
+        """Stop here, as a cancel that this process hasn't seen yet."""
+        self.token.cancel(cancellation_of(refused.run))
+        raise RunCancelled(cancellation_of(refused.run))
 
     async def inner(self, spec: ExecutionSpec, body: Callable[[], Awaitable[Any]]) -> Any:
         """Run an operation inside this one: begun under the same guard, ended when `body` ends. Answers its output.
@@ -97,12 +104,11 @@ class OperationContext:
             async with self._recorded_for_sure():
                 begun = await begin(self.services.store, self.ref, [spec], inside=self.begun)
         except Superseded:
-            raise StepFailed("lost_contact", "another attempt has taken it over", retryable=True) from None
+            raise _taken_over() from None
         if isinstance(begun, Recorded):
             return await self._recorded(begun)
         if isinstance(begun, Refused):
-            self.token.cancel(cancellation_of(begun.run))
-            raise RunCancelled(cancellation_of(begun.run))
+            self._refuse(begun)
         if not isinstance(begun, Begun):
             raise TypeError(f"an inner operation can't be {begun}")
         try:
@@ -156,3 +162,7 @@ class OperationContext:
     @staticmethod
     def _fail(error: dict[str, str]) -> NoReturn:
         raise StepFailed(error["code"], error["message"])
+
+
+def _taken_over() -> StepFailed:
+    return StepFailed("lost_contact", "another attempt has taken it over", retryable=True)

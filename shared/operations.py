@@ -55,6 +55,8 @@ class Begun:
     """How often this operation failed before and was tried again."""
     run: Document
     """The run as the begin left it."""
+    side_effects: tuple[dict[str, Any], ...] = ()
+    """Those of the operation's earlier attempts."""
 
     @property
     def leaf(self) -> ExecutionSpec:
@@ -106,7 +108,6 @@ class Ending:
     status: Ex
     output: Output | None = None
     error: dict[str, str] | None = None
-    side_effects: tuple[dict[str, Any], ...] = ()
     cancel_outcome: CancelOutcome | None = None
     halts: str | None = None
     """Path of the fan-out's step that stops because this item failed."""
@@ -196,7 +197,8 @@ async def begin(
         attempts = {spec.path: (one["attempt"] if (one := known[spec.path]) else 0) for spec in group}
         for path in opened:
             attempts[path] += 1
-        return Begun(ref, tuple(group), attempts, recorded["failures"] if recorded else 0, run)
+        failures, effects = (recorded["failures"], recorded["side_effects"]) if recorded else (0, ())
+        return Begun(ref, tuple(group), attempts, failures, run, tuple(effects))
 
 
 def _begin_ops(
@@ -280,6 +282,27 @@ async def record(store: DocumentStore, begun: Begun, previews: dict[str, str]) -
         return run
 
 
+async def record_side_effects(
+    store: DocumentStore, begun: Begun, effects: Sequence[dict[str, Any]], new: bool
+) -> Refused | None:
+    """Record all side effects of an operation. A `new` one takes the guard of a begin, which may refuse.
+
+    Raises `Superseded`.
+    """
+    ref, path = begun.ref, begun.leaf.path
+    guard = run_guard(ref, (RunStatus.RUNNING,), path)
+    if not new:
+        guard = run_guard(ref, (RunStatus.RUNNING, RunStatus.CANCELLING))
+    noted = Patch(ref.execution_id(path), set={"side_effects": list(effects)}, when=_mine(begun, begun.leaf))
+    try:
+        await store.transact(ref.partition, [Check(ref.run_id, when=guard), noted])
+    except (ConditionFailed, NotFound) as error:
+        if error.op_index == 0 and new:
+            return Refused(await store.get(ref.partition, ref.run_id))
+        raise Superseded from error
+    return None
+
+
 def _mine(begun: Begun, spec: ExecutionSpec) -> tuple[Condition, ...]:
     return (FieldIn("status", (Ex.RUNNING,)), FieldIn("attempt", (begun.attempts[spec.path],)))
 
@@ -313,7 +336,7 @@ async def finish(store: DocumentStore, begun: Begun, ending: Ending) -> Document
 async def _finish_cancelling(store: DocumentStore, begun: Begun, ending: Ending) -> Document:
     status = Ex.FAILED if ending.status == Ex.PENDING else ending.status
     outcome = ending.cancel_outcome or CancelOutcome.FINISHED
-    changed = Ending(status, ending.output, ending.error, ending.side_effects, outcome, ending.halts, ending.events)
+    changed = Ending(status, ending.output, ending.error, outcome, ending.halts, ending.events)
     try:
         return await _finish(store, begun, changed, RunStatus.CANCELLING)
     except ConditionFailed as error:
@@ -341,8 +364,6 @@ async def _finish(store: DocumentStore, begun: Begun, ending: Ending, run_status
             changes["failures"] = begun.failures + 1
         if ending.output is not None:
             changes |= ending.output.fields()
-        if leaf and ending.side_effects:
-            changes["side_effects"] = list(ending.side_effects)
         if leaf and ending.cancel_outcome is not None:
             changes["cancel_outcome"] = ending.cancel_outcome
         ops.append(Patch(ref.execution_id(spec.path), set=changes, when=_mine(begun, spec)))

@@ -318,22 +318,21 @@ class _Supervision:
 
     async def _ending(self, task: asyncio.Task[Any], error: RunCancelled | StepFailed | None) -> Ending:
         """How the operation ended: what its record will say."""
-        effects = tuple(self.context.side_effects)
         path, attempt = self.begun.leaf.path, self.begun.attempt
         if error is None:
             try:
                 whole = await patiently(lambda: keep(self.services.blobs, self.ref, path, attempt, task.result()))
-                return Ending(Ex.COMPLETED, whole, side_effects=effects, events=tuple(self.context.events))
+                return Ending(Ex.COMPLETED, whole, events=tuple(self.context.events))
             except (Throttled, Unavailable) as away:
                 error = self._explain(away)
         partial = self.context.texts.get(path)
         output = await keep_part(self.services.blobs, self.ref, path, attempt, partial.text()) if partial else None
         if not isinstance(error, StepFailed):
-            return Ending(Ex.CANCELLED, output, side_effects=effects, cancel_outcome=CancelOutcome.STOPPED)
+            return Ending(Ex.CANCELLED, output, cancel_outcome=CancelOutcome.STOPPED)
         facts = {"code": error.code, "message": error.detail}
         if self._may_retry(error):
-            return Ending(Ex.PENDING, error=facts, side_effects=effects)
-        return Ending(Ex.FAILED, output, facts, effects, halts=self.halts)
+            return Ending(Ex.PENDING, error=facts)
+        return Ending(Ex.FAILED, output, facts, halts=self.halts)
 
     def _may_retry(self, error: StepFailed) -> bool:
         again = self.lost or self.host_ends or self.context.unsure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.names import ARTIFACT
 from shared.states import ExecutionStatus as Ex
 from shared.states import RunStatus
 from shared.store.port import Document
@@ -92,12 +93,20 @@ def run_view(run: Document, base: str, receipt: dict[str, Any] | None) -> dict[s
 
 
 def side_effects(execution: Document) -> list[dict[str, Any]]:
-    """What an execution did that others can see. An artifact counts once the operation that wrote it completed."""
+    """What an execution did that others can see; with `done` false, what it may have done."""
+    others = [effect for effect in execution["side_effects"] if effect["kind"] != ARTIFACT]
     return [
-        {key: effect[key] for key in ("execution_id", "kind", "what", "at")}
-        for effect in execution["side_effects"]
-        if effect["kind"] != "artifact" or execution["status"] == Ex.COMPLETED
+        {key: effect[key] for key in ("execution_id", "kind", "what", "at", "done")}
+        for effect in others + artifacts(execution)
     ]
+
+
+def artifacts(execution: Document) -> list[dict[str, Any]]:
+    """The artifacts of an execution: those of the attempt that completed, and none before it has."""
+    if execution["status"] != Ex.COMPLETED:
+        return []
+    attempt = execution["attempt"]
+    return [one for one in execution["side_effects"] if one["kind"] == ARTIFACT and one["attempt"] == attempt]
 
 
 def execution_view(execution: Document) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from shared.store.port import Document, DocumentStore
 
 log = logging.getLogger(__name__)
 
+ENDED = Cancellation("operation", "the operation that this was part of has ended")
+"""What is told to whatever goes on in the name of an operation that has ended."""
+
 
 def cancellation_of(run: Document) -> Cancellation:
     """The facts of a run's cancel, for its tokens."""
@@ -50,7 +53,10 @@ class Watcher:
 
     @contextmanager
     def watch(self, ref: RunRef, path: str) -> Iterator[CancelToken]:
-        """A token that is cancelled once the run, or a branch at or above `path`, is."""
+        """A token that is cancelled once the run, or a branch at or above `path`, is; at last in any case.
+
+        What the operation left behind, a task that it spawned, say, then finds every check closed.
+        """
         token = CancelToken()
         watched = self._watched.setdefault(ref, _Watched(ref))
         watched.tokens.append((path, token))
@@ -59,6 +65,7 @@ class Watcher:
         try:
             yield token
         finally:
+            token.cancel(ENDED)
             watched.tokens.remove((path, token))
             if not watched.tokens and self._watched.get(ref) is watched:
                 del self._watched[ref]

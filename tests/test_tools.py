@@ -20,6 +20,7 @@ from shared.documents import Documents
 from shared.errors import Cancellation, NoCurrentRun, RunCancelled, StepFailed
 from shared.tools import ToolContext, builtin, registry, tool
 from shared.tools.registry import MAX_RESULT_BYTES, make_tool
+from shared.tools.testing import ToolRun
 from shared.web import CheckedClient, Fetched, FetchLimits
 
 
@@ -35,7 +36,7 @@ class Point(BaseModel):
 
 @pytest.fixture
 def context(tmp_path: Path) -> ToolContext:
-    return ToolContext(Documents(LocalBlobs(tmp_path), "user:ana"), FetchLimits(allow_private=True))
+    return ToolContext(Documents(LocalBlobs(tmp_path), "user:ana"), ToolRun(tmp_path), FetchLimits(allow_private=True))
 
 
 @pytest.fixture
@@ -277,10 +278,15 @@ def test_the_decorator_registers_bare_or_with_options(monkeypatch: pytest.Monkey
 
 def test_the_built_in_tools_are_there_and_described() -> None:
     """A model chooses by description: none may lack one, for itself or a parameter."""
-    assert registry.names() == ("echo", "fetch_url", "read_document", "search_documents", "sleep")
+    side_effects = {name: registry.get(name).side_effects for name in registry.names()}
+    assert side_effects == {
+        **dict.fromkeys(("echo", "fetch_url", "read_document", "search_documents", "sleep"), ()),
+        "notify": ("notification",),
+        "write_artifact": ("artifact",),
+    }
     for name in registry.names():
         made = registry.get(name)
-        assert made.description and made.side_effects == ()
+        assert made.description
         assert all(one["description"] for one in made.parameters["properties"].values())
 
 

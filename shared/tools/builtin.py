@@ -86,6 +86,32 @@ async def search_documents(
     return found
 
 
+@tool(side_effects=("artifact",))
+async def write_artifact(
+    path: Annotated[str, Field(min_length=1, max_length=300)], content: str, context: ToolContext
+) -> dict[str, Any]:
+    """Write a file for people to read: an artifact of this run. Writing the same path again replaces it.
+
+    Args:
+        path: Its name, such as notes/summary.md.
+        content: Its text.
+    """
+    return await context.write_artifact(path, content)
+
+
+@tool(side_effects=("notification",))
+async def notify(
+    subject: Annotated[str, Field(min_length=1, max_length=500)], message: str, context: ToolContext
+) -> dict[str, Any]:
+    """Tell the people who watch this workflow something.
+
+    Args:
+        subject: What it is about, in a few words.
+        message: What to tell them.
+    """
+    return await context.notify(subject, message)
+
+
 @tool
 async def echo(value: Any) -> Any:
     """Answer the value given. For trying things out.

@@ -1,16 +1,19 @@
 """The tool registry: a plain typed function becomes a tool that a workflow step or a model can call.
 
-    @tool(side_effects=("artifact",))
+    @tool(side_effects=("note",))
     async def save_note(title: str, text: str, context: ToolContext) -> str:
         '''Save a note.
 
         Args:
             title: What it is called.
         '''
+        async with context.side_effect("note", title):
+            ...
 
 Its JSON schema comes from the type hints and the docstring. A parameter annotated `ToolContext` is filled in by the
 caller and is no part of the schema. An async tool is cancelled when its run is; a sync one runs in a thread and is
 waited for, so a long one calls `checkpoint()` in its loops. Arguments may be a model's invention: the check is strict.
+docs/tools.md tells how to write and test one.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints, overload
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
@@ -27,6 +30,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from shared.cancellation import checkpoint, run_blocking
 from shared.documents import Documents
 from shared.errors import StepFailed, Throttled, Unavailable
+from shared.names import ARTIFACT, NOTIFICATION
+from shared.side_effects import SideEffect
 from shared.web import CheckedClient, FetchLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,14 +40,56 @@ MAX_RESULT_BYTES = 1024 * 1024
 MAX_MESSAGE = 1000
 
 
+class Publisher(Protocol):
+    """How a tool shows something to others: the operation that calls it. `ToolContext` says what each does."""
+
+    @property
+    def key(self) -> str: ...
+
+    def side_effect(self, kind: str, what: str) -> SideEffect: ...
+
+    async def write_artifact(self, path: str, content: str | bytes) -> dict[str, Any]: ...
+
+    async def notify(self, subject: str, message: str) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """What a tool may use of its run. `settings` are the tool's own; without `web_client` each fetch makes one."""
+    """What a tool may use of its run. Without `web_client` each fetch makes one. `declared`: the tool's side effects."""
 
     documents: Documents
+    publisher: Publisher
     fetch_limits: FetchLimits = field(default_factory=FetchLimits)
-    settings: Mapping[str, Any] = field(default_factory=dict)
     web_client: CheckedClient | None = None
+    declared: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The same in every attempt of this call, and of no other: an idempotency key for what the tool asks of others."""
+        return self.publisher.key
+
+    def side_effect(self, kind: str, what: str) -> SideEffect:
+        """A context manager around something that others can see: on record before it is done, and again when it is.
+
+        `async with` in an async tool, `with` in a sync one. Entering raises `RunCancelled` once a cancel was accepted.
+        Raises `ValueError` for a kind that the tool doesn't declare.
+        """
+        self._check(kind)
+        return self.publisher.side_effect(kind, what)
+
+    async def write_artifact(self, path: str, content: str | bytes) -> dict[str, Any]:
+        """Write an artifact of the run. Answers its `path` and `size`. The tool must declare `artifact`."""
+        self._check(ARTIFACT)
+        return await self.publisher.write_artifact(path, content)
+
+    async def notify(self, subject: str, message: str) -> dict[str, Any]:
+        """Tell the people of the scope something, once a call. The tool must declare `notification`."""
+        self._check(NOTIFICATION)
+        return await self.publisher.notify(subject, message)
+
+    def _check(self, kind: str) -> None:
+        if kind not in self.declared:
+            raise ValueError(f"the tool doesn't declare the side effect {kind!r}: @tool(side_effects=({kind!r},))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +114,7 @@ class Tool:
         checkpoint()
         given = self._validate(arguments)
         if self._context is not None:
-            given[self._context] = context
+            given[self._context] = replace(context, declared=self.side_effects)
         if inspect.iscoroutinefunction(self.function):
             try:
                 result = await self.function(**given)
