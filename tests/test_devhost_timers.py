@@ -177,6 +177,15 @@ async def test_only_the_leader_writes(bench: Bench) -> None:
     assert await other.write(lambda connection: "landed") == "landed"
 
 
+async def test_of_two_that_claim_at_once_one_leads(bench: Bench) -> None:
+    """Both have seen that the leader is dead before either wrote."""
+    await bench.database.write(
+        lambda connection: connection.execute("UPDATE durable_processes SET id = 'three' WHERE id = 'one'")
+    )
+    claims = await asyncio.gather(*(Leadership(bench.database, lambda me=me: me).claim() for me in ("two", "three")))  # type: ignore[misc]
+    assert sorted(claims) == [False, True]
+
+
 async def test_one_that_is_not_alive_can_not_lead(bench: Bench) -> None:
     """The dead one's claim, sent late, must not take the place of the living."""
     await bench.database.write(lambda connection: connection.execute("DELETE FROM durable_processes WHERE id = 'one'"))
