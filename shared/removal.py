@@ -6,7 +6,7 @@ dies is found and finished by the next.
 
 from __future__ import annotations
 
-from shared.errors import ConditionFailed, NotFound
+from shared.errors import NotFound
 from shared.ids import now
 from shared.names import TOMBSTONE_ID, DocumentType
 from shared.outputs import blob_prefixes
@@ -50,12 +50,13 @@ async def remove_blobs(services: Services, prefix: str) -> None:
 async def remove_run(services: Services, run: Document) -> bool:
     """Remove a run that has ended, with its executions, events, deliveries and blobs. Its receipts stay.
 
-    Answers whether it is gone; False when it is not (any more) one that has ended.
+    `run` as it was read: that it has ended never changes. Answers False, and does nothing, for one that has not.
     """
+    if run["status"] not in TERMINAL_RUN:
+        return False
     partition = Partition(run["scope"], run["workflow_id"])
     for prefix in blob_prefixes(*partition, run["id"]):
         await remove_blobs(services, prefix)
-    ended = (FieldIn("status", TERMINAL_RUN),)
     parts = (
         Query(DocumentType.EXECUTION, partition, (Prefix("id", f"{run['id']}:"),)),
         Query(DocumentType.EVENT, partition, (Prefix("id", f"{run['id']}:"),)),
@@ -63,10 +64,8 @@ async def remove_run(services: Services, run: Document) -> bool:
     )
     try:
         for part in parts:
-            await _remove_all(services, part, Check(run["id"], when=ended))
-        await services.store.transact(partition, [Delete(run["id"], when=ended)])
-    except ConditionFailed:
-        return False
+            await _remove_all(services, part, Check(run["id"]))
+        await services.store.transact(partition, [Delete(run["id"])])
     except NotFound:
         pass  # another removal was quicker
     return True

@@ -16,7 +16,7 @@ from shared.ids import to_text
 from shared.names import LOCK_ID, WORKFLOW_ID, CancelSource, DocumentType, EventType
 from shared.orchestration import InstanceState, instance_of
 from shared.repairs.work import Work, active, repair_event
-from shared.states import TERMINAL_RUN, RunStatus, WorkflowStatus
+from shared.states import TERMINAL_RUN, WorkflowStatus
 from shared.store.port import Check, Compare, Delete, Document, FieldIn, Op, Partition, Patch, Query
 
 _EARLY = 0.25
@@ -35,8 +35,6 @@ async def check_lock(work: Work, lock: Document) -> None:
     run = await work.find(partition, lock["run_id"])
     if run is None or not active(run):
         await _free(work, partition, lock["run_id"], run)
-        return
-    if run["status"] == RunStatus.CANCELLING:
         return
     if (await instance_of(work.orchestrations, run)).state == InstanceState.ALIVE:
         await _renew(work, run)

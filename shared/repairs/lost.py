@@ -42,10 +42,7 @@ async def _look_again(work: Work, run: Document) -> None:
 async def _mend(work: Work, run: Document, instance: Instance) -> None:
     if instance.state == InstanceState.ALIVE:
         return
-    # An instance that ended well ended its run first: so the run as it is *after* that was seen is what counts.
-    run = await work.again(run)
-    if run["status"] != RunStatus.RUNNING:
-        return
+    # An instance that ended well ended its run first. What follows reads the run again, so it finds that done.
     if instance.state == InstanceState.TERMINATED:
         await work.cancel(run, CancelSource.PORTAL, instance.said or "its orchestration was terminated")
         return

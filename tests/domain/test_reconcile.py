@@ -100,6 +100,23 @@ async def test_an_ended_run_is_left_alone_whatever_its_instance_says(tmp_path: P
         assert one.durable.started == []
 
 
+@pytest.mark.parametrize("reach", [nothing, begun])
+async def test_a_run_that_ends_while_it_is_looked_at_is_left_alone(reach: Reach, tmp_path: Path) -> None:
+    """Guards stale lists: by the time its instance is seen to have ended, the run has ended too, and well."""
+    async with scene(tmp_path, ECHO) as one:
+        await reach(one)
+
+        async def end() -> None:
+            assert await one.world.drive(one.ref) == "completed"
+            one.durable.put(one.ref, "Completed")
+
+        one.durable.before_answer = end
+        assert await one.reconcile() == {}
+        assert one.durable.started == []
+        assert (await one.run())["status"] == "completed"
+        assert await one.repairs() == []
+
+
 @pytest.mark.parametrize("state", ["Running", "Pending", "Suspended", "ContinuedAsNew"])
 async def test_an_instance_that_waits_is_not_dead(tmp_path: Path, state: str) -> None:
     """Guards suspended instances, and those that still replay."""

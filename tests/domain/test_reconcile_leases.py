@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from shared.names import LOCK_ID, WORKFLOW_ID
 from shared.operations import Ending, Superseded, finish, record
 from shared.reconcile import Progress, reconcile
 from shared.states import ExecutionStatus as Ex
-from shared.store.port import Create, Delete, Patch
+from shared.store.port import Create, Delete, Op, Patch
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.support.scenes import ECHO, MODEL, accept_only, at_work, begun, scene
+from tests.support.world import RecordingStore
 
 
 async def test_a_run_that_was_accepted_cancelled_and_never_settled_is_settled(tmp_path: Path) -> None:
@@ -88,6 +91,30 @@ async def test_a_lock_and_a_busy_workflow_of_no_active_run_are_freed(tmp_path: P
         assert await one.reconcile() == {}
         again = await one.world.start(workflow)
         assert await one.world.drive(again) == "completed"
+
+
+@pytest.mark.parametrize("left", ["lock", "workflow"])
+async def test_freeing_spares_a_run_that_has_just_started(left: str, tmp_path: Path) -> None:
+    """Guards a pass that lost the race: what it read is out of date, and the new run keeps its lock and its workflow."""
+    idle = Patch(WORKFLOW_ID, set={"runtime.status": "idle", "runtime.active_run_id": None})
+    expired = Patch(LOCK_ID, set={"expires_at": "2026-01-01T00:00:00.000Z"})
+    async with scene(tmp_path, ECHO) as one:
+        workflow = await one.world.store.get(one.ref.partition, WORKFLOW_ID)
+        ops = [idle, expired] if left == "lock" else [Delete(LOCK_ID)]
+        await one.world.store.transact(one.ref.partition, [Delete("r1"), *ops])
+        store = RecordingStore(one.world.store)
+
+        async def overtaken(ops: Sequence[Op]) -> None:
+            store.before = None
+            assert (await one.reconcile())["repair.freed"] == 1
+            one.durable.put(await one.world.start(workflow, run_id="r2"), "Running")
+
+        store.before = overtaken
+        done = await reconcile(replace(one.world.services, store=store), one.durable)
+        assert "repair.freed" not in done
+        assert (await one.world.store.get(one.ref.partition, LOCK_ID))["run_id"] == "r2"
+        runtime = (await one.world.store.get(one.ref.partition, WORKFLOW_ID))["runtime"]
+        assert (runtime["status"], runtime["active_run_id"]) == ("running", "r2")
 
 
 async def test_a_lock_that_names_no_run_of_an_idle_workflow_is_freed(tmp_path: Path) -> None:

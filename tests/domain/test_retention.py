@@ -17,6 +17,7 @@ from shared import workflows
 from shared.errors import AlreadyProduced, NotFound, Unavailable
 from shared.executions import RunRef
 from shared.names import DocumentType
+from shared.removal import remove_run
 from shared.retention import retain
 from shared.runs import Start, skip_run
 from shared.settings import SettingsError, load
@@ -84,6 +85,15 @@ async def test_nothing_of_an_active_run_goes_however_old_it_is(world: World) -> 
     assert {kind: count for kind, count in removed.items() if count} == {"instances": 8}
     assert [await documents(world, ref.partition) for ref in refs] == before
     assert await world.drive(refs[1]) == "completed"
+
+
+async def test_removing_an_active_run_does_nothing(world: World) -> None:
+    """Guards the last line: whoever asks, nothing of an active run is removed, not even its blobs."""
+    ref = await ended(world, "r")
+    await world.store.transact(ref.partition, [Patch("r", set={"status": "running"})])
+    before = await documents(world, ref.partition), await blobs(world)
+    assert not await remove_run(world.services, await world.run(ref))
+    assert (await documents(world, ref.partition), await blobs(world)) == before
 
 
 async def test_a_run_that_a_kept_run_was_resumed_from_is_kept(world: World) -> None:

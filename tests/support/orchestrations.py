@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,8 @@ class FakeOrchestrations:
         self.events: list[str] = []
         self.purged: list[tuple[datetime, datetime]] = []
         self.fails: Exception | None = None
+        self.before_answer: Callable[[], Awaitable[None]] | None = None
+        """What happens between the question for an instance and its answer."""
         self.answers: dict[str, Any] | None = None
         """What the extension answers to a look when it fails."""
 
@@ -53,6 +55,8 @@ class FakeOrchestrations:
             raise self.fails
         if self.answers is not None:
             return DurableOrchestrationStatus.from_json(self.answers)
+        if self.before_answer is not None:
+            await self.before_answer()
         if instance_id not in self.states:
             return DurableOrchestrationStatus.from_json("")
         return DurableOrchestrationStatus(
