@@ -17,6 +17,7 @@ from shared.executions import RunRef
 from shared.names import DocumentType
 from shared.reconcile import reconcile
 from shared.retention import retain
+from shared.scheduler import run_due
 from shared.states import ACTIVE_RUN
 from shared.store.port import FieldIn, Query
 from tests.cosmos_double import faults
@@ -26,6 +27,7 @@ from tests.domain.test_cancel import assert_cancelled_whole
 from tests.domain.test_webhooks import deliver, woken
 from tests.support.orchestrations import FakeOrchestrations
 from tests.support.receiver import receiving
+from tests.support.schedules import active, every, scheduled, statuses, workflow_of
 from tests.support.waiting import eventually
 from tests.support.world import Script, World, at_once, open_world, streaming
 
@@ -126,3 +128,26 @@ async def test_lost_runs_are_mended_and_old_ones_removed(double: Double, tmp_pat
         kept = [await world.store.query(Query(DocumentType.RUN, ref.partition)) for ref in refs]
         assert [len(page.items) for page in kept] == [0, 0, 1]
         await world.cancel(refs[2])
+
+
+async def test_a_schedule_runs_is_skipped_once_and_is_switched_off(double: Double, tmp_path: Path) -> None:
+    """The look over all partitions, the guards on the plan, and the end that changes the workflow twice in one batch."""
+    async with world_on(double, tmp_path) as world:
+        noon, durable = datetime(2026, 3, 28, 12, tzinfo=UTC), FakeOrchestrations()
+        workflow = await scheduled(world, every(1, "hours"), noon, after_cancel="skip_next")
+        for hours in (1, 2):
+            await asyncio.gather(*(run_due(world.services, durable, noon + timedelta(hours=hours)) for _ in range(2)))
+            if hours == 1:
+                await world.cancel(await active(world, workflow))
+        await run_due(world.services, durable, noon + timedelta(hours=3))
+        assert await statuses(world, workflow, noon) == {3600: "cancelled", 7200: "skipped", 10800: "queued"}
+        last = await active(world, workflow)
+        await workflows.change(world.services, last.partition, {"after_cancel": "disable"}, None, merge=True)
+        assert await world.drive(last) == "completed"
+        await run_due(world.services, durable, noon + timedelta(hours=4))
+        revision = (await workflow_of(world, workflow))["revision"]
+        await world.cancel(await active(world, workflow))
+        after = await workflow_of(world, workflow)
+        assert (after["definition"]["enabled"], after["runtime"]["next_run_at"]) == (False, None)
+        assert (after["revision"], after["runtime"]["active_run_id"]) == (revision + 1, None)
+        assert len(durable.started) == len(set(durable.started)) == 3

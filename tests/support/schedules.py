@@ -60,7 +60,14 @@ async def statuses(world: World, workflow: Document, since: datetime) -> dict[in
     return {round((from_text(run["trigger"]["key"]) - since) / timedelta(seconds=1)): run["status"] for run in runs}
 
 
-async def active(world: World, workflow: Document) -> RunRef | None:
-    """Its active run."""
+async def active_or_none(world: World, workflow: Document) -> RunRef | None:
+    """Its active run, if one is."""
     run_id = (await workflow_of(world, workflow))["runtime"]["active_run_id"]
     return run_ref(await world.store.get(partition_of(workflow), run_id)) if run_id is not None else None
+
+
+async def active(world: World, workflow: Document) -> RunRef:
+    """Its active run, which there must be."""
+    ref = await active_or_none(world, workflow)
+    assert ref is not None
+    return ref
