@@ -310,11 +310,17 @@ async def test_disable_switches_the_workflow_off_with_the_cancelled_run(world: W
     assert len(host.started) == 1
 
 
-async def test_a_repair_does_not_disable(world: World) -> None:
-    """Guards that a run which the app itself gave up (its orchestration could not be started) is nobody's decision."""
-    workflow = await scheduled(world, HOURLY, NOON, after_cancel="disable")
-    await world.cancel(await world.start(workflow), source=CancelSource.RECONCILE)
-    assert (await workflow_of(world, workflow))["definition"]["enabled"]
+@pytest.mark.parametrize("source", [CancelSource.RECONCILE, CancelSource.PARENT])
+@pytest.mark.parametrize("after_cancel", ["disable", "skip_next"])
+async def test_a_cancel_that_nobody_meant_for_the_workflow_changes_no_schedule(
+    world: World, source: CancelSource, after_cancel: str
+) -> None:
+    """Guards the schedule when the app gave a run up, or when its parent was cancelled."""
+    workflow = await scheduled(world, HOURLY, NOON, after_cancel=after_cancel)
+    await world.cancel(await world.start(workflow), source=source)
+    after = await workflow_of(world, workflow)
+    assert (after["definition"]["enabled"], after["runtime"]["skip_next_after"]) == (True, None)
+    assert await next_run_at(world, workflow) == at(hours=1)
 
 
 async def test_the_slot_of_a_cancelled_run_delivered_again_starts_nothing(tmp_path: Path) -> None:
