@@ -5,46 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from shared.errors import NotFound, Problem
 from shared.executions import ancestors
-from shared.names import EventType
-from shared.store.port import Create, Op, Patch
 from tests.domain.test_narrow import assert_whole, cancel_at
 from tests.domain.test_races import racing_model
 from tests.support.agents import agent, sub_agent
+from tests.support.journal import CANCELLED, Journal
 from tests.support.world import World, open_world
 
 SEEDS = int(os.environ.get("TRUESTOP_TEST_RACES", "100"))
 AT_ONCE = 25
 TOOLS = ["echo", "sleep"]
 STEP = agent(tools=TOOLS, agents=[sub_agent("helper", tools=TOOLS, agents=[sub_agent("helper", tools=TOOLS)])])
-
-
-class Journal:
-    """A store that notes, in commit order, which nodes began and which were cancelled."""
-
-    def __init__(self, inner: Any, random_: random.Random) -> None:
-        self._inner, self._random = inner, random_
-        self.facts: list[tuple[str, str]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def transact(self, partition: Any, ops: Sequence[Op]) -> Any:
-        if self._random.random() < 0.3:
-            await asyncio.sleep(self._random.random() * 0.004)
-        result = await self._inner.transact(partition, ops)
-        for op in ops:
-            if isinstance(op, Create) and op.document.get("event_type") == EventType.EXECUTION_STARTED:
-                self.facts.append(("began", op.document["execution_id"].partition(":")[2]))
-            if isinstance(op, Patch) and "cancelled_executions" in op.append:
-                self.facts.append(("cancelled", str(op.append["cancelled_executions"])))
-        return result
 
 
 async def race(world: World, seed: int) -> int:
@@ -65,8 +40,9 @@ async def race(world: World, seed: int) -> int:
     assert await driving == "completed"
     tree = await assert_whole(world, ref, "completed")
     cancelled: set[str] = set()
-    for fact, path in store.facts:
-        if fact == "cancelled":
+    for what, _, path in store.facts:
+        assert path is not None
+        if what == CANCELLED:
             cancelled.add(path)
         else:
             assert cancelled.isdisjoint(ancestors(path)), f"{path} began below {cancelled}"
