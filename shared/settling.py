@@ -158,7 +158,7 @@ async def _end(
     guard = list(run_guard(ref, (run["status"],)))
     acknowledged = None
     if status == RunStatus.CANCELLED:
-        acknowledged = not run["cancel"]["forced"]
+        acknowledged = not (run["cancel"]["forced"] or await _abandoned(services, ref))
         changes |= {
             "cancel.stopped_at": ended,
             "cancel.observed_at": observed,
@@ -167,7 +167,7 @@ async def _end(
     else:
         last = await _last_output(services, run)
         changes["output_preview"] = last["output_preview"] if last is not None else None
-    if acknowledged is not False:
+    if run["cancel"] is None or not run["cancel"]["forced"]:
         guard.append(FieldIn("in_flight", (0,)))
     ops: list[Op] = [
         Patch(ref.run_id, set=changes, when=tuple(guard)),
@@ -200,6 +200,12 @@ async def _end(
             raise
         # Another settler was quicker: the terminal event is there, or the lock is gone.
         raise ConditionFailed(error.document_id, error.op_index or 0) from error
+
+
+async def _abandoned(services: Services, ref: RunRef) -> bool:
+    """Whether something of the run had not stopped: without force that is in a child run, which was forced itself."""
+    where = (Prefix("id", f"{ref.run_id}:"), FieldIn("cancel_outcome", (CancelOutcome.ABANDONED,)))
+    return bool((await services.store.query(Query(DocumentType.EXECUTION, ref.partition, where, limit=1))).items)
 
 
 async def _tell_parent(services: Services, run: Document) -> None:

@@ -64,6 +64,7 @@ class _Workflow:
         self.events = self._by_run(documents, DocumentType.EVENT)
         self.executions = self._by_run(documents, DocumentType.EXECUTION)
         self.runs = {one["id"]: one for one in documents if one["type"] == DocumentType.RUN}
+        self.tombstones = {one["id"] for one in self.runs.values() if self._is_tombstone(one)}
         self.locks = [one for one in documents if one["type"] == DocumentType.LOCK]
 
     @staticmethod
@@ -73,6 +74,12 @@ class _Workflow:
             if one["type"] == kind:
                 found.setdefault(one["run_id"], []).append(one)
         return found
+
+    def _is_tombstone(self, run: Document) -> bool:
+        """Whether it is a child that was cancelled before it existed: nothing but its end is on record."""
+        types = [one["event_type"] for one in self.events.get(run["id"], [])]
+        alone = run["parent"] is not None and run["id"] not in self.executions
+        return alone and run["status"] == RunStatus.CANCELLED and types == [EventType.RUN_CANCELLED]
 
     def findings(self) -> Iterator[str]:
         if len(self.order) != len(self.by_id):
@@ -86,6 +93,8 @@ class _Workflow:
         for orphan in (self.events.keys() | self.executions.keys()) - self.runs.keys():
             yield f"run {orphan} has documents but doesn't exist"
         for run_id, run in self.runs.items():
+            if run_id in self.tombstones:
+                continue
             record = _Run(run, self.executions.get(run_id, []), self.events.get(run_id, []))
             yield from (f"run {run_id}: {what}" for what in record.findings())
             yield from (f"run {run_id}: {what}" for what in self._receipt(run))
@@ -184,7 +193,8 @@ class _Run:
         if (self.accept is not None) != (self.status == RunStatus.CANCELLED):
             yield f"it is {self.status}, and a cancel was {'' if self.accept is not None else 'not '}accepted"
         if self.accept is None:
-            outcomes = [one["path"] for one in self.executions if one["cancel_outcome"] is not None]
+            own = [one for one in self.executions if one["child"] is None]
+            outcomes = [one["path"] for one in own if one["cancel_outcome"] is not None]
             if self.run["cancel"] is not None or (outcomes and not self.run["cancelled_executions"]):
                 yield "it tells of a cancel, and none was accepted"
             return
@@ -208,14 +218,18 @@ class _Run:
         return {one for one, last_type in last.items() if last_type == EventType.EXECUTION_STARTED} & operations
 
     def _receipt(self, cancel: dict[str, Any], in_flight: set[str]) -> Iterator[str]:
-        """The receipt tells how each operation ended that was in flight at the accept, and of no other."""
+        """The receipt tells how each operation ended that was in flight at the accept, and of no other.
+
+        Child runs may be cancelled on their own, before: they have an outcome, too.
+        """
         outcomes = {one["id"]: one["cancel_outcome"] for one in self.executions if one["cancel_outcome"] is not None}
-        if outcomes.keys() != in_flight:
+        children = {one["id"] for one in self.executions if one["child"] is not None}
+        if not in_flight <= outcomes.keys() <= in_flight | children:
             yield f"its receipt tells of {sorted(outcomes)}; in flight were {sorted(in_flight)}"
-        abandoned = CancelOutcome.ABANDONED in outcomes.values()
+        abandoned = {one for one, outcome in outcomes.items() if outcome == CancelOutcome.ABANDONED}
         if cancel["acknowledged"] is not (not abandoned):
             yield f"its receipt says acknowledged: {cancel['acknowledged']}; the outcomes are {outcomes}"
-        if cancel["forced"] is not abandoned:
+        if not (abandoned if cancel["forced"] else abandoned <= children):
             yield f"its receipt says forced: {cancel['forced']}; the outcomes are {outcomes}"
         missing = [name for name in ("requested_at", "requested_by", "observed_at", "stopped_at") if not cancel[name]]
         if missing:

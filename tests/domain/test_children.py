@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from activities import child_runs
 from shared import children
+from shared.cancellation import run_blocking
 from shared.executions import RunRef
 from shared.names import CancelSource
 from shared.narrow import cancel_execution
@@ -305,3 +307,28 @@ async def test_a_forced_cancel_forces_the_children(tmp_path: Path) -> None:
         await assert_ended(world, ref, "cancelled")
         hold.set()
         await driving
+
+
+async def test_what_a_child_had_to_abandon_its_parent_does_not_call_stopped(tmp_path: Path) -> None:
+    """Guards the parent's receipt: it is acknowledged only if everything below it had stopped."""
+    release = threading.Event()
+
+    async def blocking(request: Any, on_text: Any) -> str:
+        await run_blocking(release.wait, 10)
+        return "late"
+
+    async with open_world(tmp_path, blocking) as world:
+        child = await world.workflow(MODEL)
+        ref = await world.start(await world.workflow(child_of(child)))
+        driving = asyncio.create_task(world.drive(ref))
+        await child_model_open(world)
+        below = await child_ref(world, ref)
+        assert below is not None
+        assert (await world.cancel(ref, grace_seconds=0.1))["status"] == "cancelling"
+        assert await driving == "cancelled"
+        release.set()
+        for one, forced in ((below, True), (ref, False)):
+            run = await assert_ended(world, one, "cancelled")
+            receipt = await cancel_receipt(world.services, run)
+            assert (receipt["forced"], receipt["acknowledged"]) == (forced, False)
+            assert [found["outcome"] for found in receipt["in_flight"]] == ["abandoned"]
