@@ -103,11 +103,11 @@ class _Workflow:
         runtime = self.by_id[WORKFLOW_ID]["runtime"]
         if (runtime["status"], runtime["active_run_id"]) != ("idle", None):
             yield f"it is {runtime['status']} with run {runtime['active_run_id']}"
-        if runtime["run_count"] != len(self.runs):
-            yield f"it counts {runtime['run_count']} runs of {len(self.runs)}"
-        ends = [
-            one for events in self.events.values() for one in events if one["event_type"] in TERMINAL_EVENTS.values()
-        ]
+        started = self.runs.keys() - self.tombstones
+        if runtime["run_count"] != len(started):
+            yield f"it counts {runtime['run_count']} runs of {len(started)}"
+        events = [one for run_id in started for one in self.events.get(run_id, [])]
+        ends = [one for one in events if one["event_type"] in TERMINAL_EVENTS.values()]
         last = max(ends, key=lambda one: self.order[one["id"]])["run_id"] if ends else None
         if runtime["last_run_id"] != last:
             yield f"its last run is {runtime['last_run_id']}, not {last}"
