@@ -10,6 +10,7 @@ import azure.functions as func
 from shared import names
 from shared.deliveries import sweep
 from shared.errors import StoreError
+from shared.permissions import system
 from shared.services import get_services
 from shared.webhooks import handle
 
@@ -42,7 +43,7 @@ _notifications.__annotations__ = {"message": func.QueueMessage, "return": None}
 _notifications = blueprint.queue_trigger(
     arg_name="message", queue_name=names.QUEUE_NOTIFICATIONS, connection="AzureWebJobsStorage"
 )(_notifications)
-blueprint.function_name(names.QUEUE_FUNCTION_NOTIFICATIONS)(_notifications)
+blueprint.function_name(system(names.QUEUE_FUNCTION_NOTIFICATIONS))(_notifications)
 _sweep_notifications.__annotations__ = {"timer": func.TimerRequest, "return": None}
 _sweep_notifications = blueprint.timer_trigger(arg_name="timer", schedule=SCHEDULE)(_sweep_notifications)
-blueprint.function_name(names.TIMER_SWEEP_NOTIFICATIONS)(_sweep_notifications)
+blueprint.function_name(system(names.TIMER_SWEEP_NOTIFICATIONS))(_sweep_notifications)

@@ -9,6 +9,7 @@ import azure.functions as func
 
 from shared import names
 from shared.errors import StoreError
+from shared.permissions import system
 from shared.reconcile import Progress, reconcile
 from shared.services import get_services
 
@@ -35,4 +36,4 @@ async def _reconcile(timer: func.TimerRequest, client: df.DurableOrchestrationCl
 _reconcile.__annotations__ = {"timer": func.TimerRequest, "return": None}
 _reconcile = blueprint.durable_client_input(client_name="client")(_reconcile)
 _reconcile = blueprint.timer_trigger(arg_name="timer", schedule=SCHEDULE)(_reconcile)
-blueprint.function_name(names.TIMER_RECONCILE)(_reconcile)
+blueprint.function_name(system(names.TIMER_RECONCILE))(_reconcile)

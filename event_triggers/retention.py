@@ -9,6 +9,7 @@ import azure.functions as func
 
 from shared import names
 from shared.errors import StoreError
+from shared.permissions import system
 from shared.retention import retain
 from shared.services import get_services
 
@@ -34,4 +35,4 @@ async def _retain(timer: func.TimerRequest, client: df.DurableOrchestrationClien
 _retain.__annotations__ = {"timer": func.TimerRequest, "return": None}
 _retain = blueprint.durable_client_input(client_name="client")(_retain)
 _retain = blueprint.timer_trigger(arg_name="timer", schedule=SCHEDULE)(_retain)
-blueprint.function_name(names.TIMER_RETENTION)(_retain)
+blueprint.function_name(system(names.TIMER_RETENTION))(_retain)

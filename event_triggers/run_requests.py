@@ -8,6 +8,7 @@ import azure.durable_functions as df
 import azure.functions as func
 
 from shared import names
+from shared.permissions import system
 from shared.run_requests import handle
 from shared.services import get_services
 
@@ -28,4 +29,4 @@ _run_requests = blueprint.durable_client_input(client_name="client")(_run_reques
 _run_requests = blueprint.queue_trigger(
     arg_name="message", queue_name=names.QUEUE_RUN_REQUESTS, connection="AzureWebJobsStorage"
 )(_run_requests)
-blueprint.function_name(names.QUEUE_FUNCTION_RUN_REQUESTS)(_run_requests)
+blueprint.function_name(system(names.QUEUE_FUNCTION_RUN_REQUESTS))(_run_requests)

@@ -14,6 +14,7 @@ import azure.functions as func
 
 from shared import names
 from shared.errors import StoreError
+from shared.permissions import system
 from shared.scheduler import run_due
 from shared.services import get_services
 
@@ -37,4 +38,4 @@ async def _schedule(timer: func.TimerRequest, client: df.DurableOrchestrationCli
 _schedule.__annotations__ = {"timer": func.TimerRequest, "return": None}
 _schedule = blueprint.durable_client_input(client_name="client")(_schedule)
 _schedule = blueprint.timer_trigger(arg_name="timer", schedule=SCHEDULE, use_monitor=False)(_schedule)
-blueprint.function_name(names.TIMER_SCHEDULE)(_schedule)
+blueprint.function_name(system(names.TIMER_SCHEDULE))(_schedule)

@@ -9,7 +9,7 @@ import asyncio
 
 import azure.durable_functions as df
 
-from http_triggers.api import Answer, Call, add_route
+from http_triggers.api import Answer, Call, Handler, add_route
 from http_triggers.cancels import (
     CancelBody,
     ReasonBody,
@@ -22,6 +22,7 @@ from http_triggers.runs import RUN_ID, run_id_of, run_not_found
 from shared.errors import Problem
 from shared.executions import run_ref
 from shared.names import DocumentType
+from shared.permissions import Place, Rule
 from shared.runs import request_cancel
 from shared.states import RunStatus
 from shared.store.port import Document, FieldIn, Filter, Query
@@ -37,10 +38,10 @@ async def find_run(call: Call, run_id: str) -> Document:
     """
     if not RUN_ID.fullmatch(run_id):
         raise run_not_found()
-    where: list[Filter] = [FieldIn("id", (run_id,))]
+    where: list[Filter] = [FieldIn("id", (run_id,)), FieldIn("scope", call.grant.scopes)]
     if workflow_id := call.route("wid"):
         where.append(FieldIn("workflow_id", (workflow_id,)))
-    found = (await call.services.store.query(Query(DocumentType.RUN, call.caller.scope, tuple(where), limit=2))).items
+    found = (await call.services.store.query(Query(DocumentType.RUN, None, tuple(where), limit=2))).items
     if not found:
         raise run_not_found()
     if len(found) > 1:
@@ -78,10 +79,13 @@ async def cancel_execution_by_id(call: Call) -> Answer:
     return await answer_execution_cancel(call, await find_run(call, run_id), path, body)
 
 
-add_route(blueprint, "alias_cancel", "POST", "api/runs/{rid}/cancel", cancel, starts_or_wakes=True)
-add_route(
-    blueprint, "alias_workflow_cancel", "POST", "api/workflows/{wid}/runs/{rid}/cancel", cancel, starts_or_wakes=True
-)
-add_route(blueprint, "alias_stop", "POST", "api/runs/{rid}/stop", stop, starts_or_wakes=True)
-add_route(blueprint, "alias_cancel_tree", "POST", "api/runs/{rid}/cancel-tree", cancel_whole_tree, starts_or_wakes=True)
-add_route(blueprint, "alias_execution_cancel", "POST", "api/executions/{id}/cancel", cancel_execution_by_id)
+def _add(name: str, route: str, handler: Handler, *, wakes: bool = True) -> None:
+    rule, place = Rule.WORKFLOW_CANCEL, Place.ANYWHERE
+    add_route(blueprint, name, "POST", route, handler, rule, place=place, starts_or_wakes=wakes)
+
+
+_add("alias_cancel", "api/runs/{rid}/cancel", cancel)
+_add("alias_workflow_cancel", "api/workflows/{wid}/runs/{rid}/cancel", cancel)
+_add("alias_stop", "api/runs/{rid}/stop", stop)
+_add("alias_cancel_tree", "api/runs/{rid}/cancel-tree", cancel_whole_tree)
+_add("alias_execution_cancel", "api/executions/{id}/cancel", cancel_execution_by_id, wakes=False)

@@ -1,7 +1,7 @@
 """What every route shares: who calls, what they sent, and how they are answered.
 
-A handler takes a `Call` and returns an `Answer` or raises `Problem`. Everything else (identity, cross-site requests, body
-limits, unexpected errors) is decided here, once.
+A handler takes a `Call` and returns an `Answer` or raises `Problem`. Everything else (identity, whether the caller may,
+cross-site requests, body limits, unexpected errors) is decided here, once, before the handler runs.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import azure.durable_functions as df
 import azure.functions as func
 from pydantic import BaseModel, ValidationError
 
+from shared.access import Grant, decide
 from shared.definitions import invalid, validation_errors
 from shared.errors import Misconfigured, Problem, Throttled, TooLarge, Unavailable
 from shared.identity import Caller, identify
+from shared.permissions import Access, Place, Rule, declare
 from shared.services import Services, get_services
 
 log = logging.getLogger(__name__)
@@ -42,12 +44,24 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request whose caller is known."""
+    """A request that was let in: its route's rule holds."""
 
     request: func.HttpRequest
     services: Services
-    caller: Caller
+    grant: Grant
     client: df.DurableOrchestrationClient | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls. Not for routes that anyone may call."""
+        assert self.grant.caller is not None
+        return self.grant.caller
+
+    @property
+    def scope(self) -> str:
+        """The scope that the call is about. For routes whose rule holds in one scope."""
+        (scope,) = self.grant.scopes
+        return scope
 
     def route(self, name: str) -> str:
         """A route parameter; empty when it is absent."""
@@ -116,15 +130,27 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 
 def add_route(
-    blueprint: df.Blueprint, name: str, method: str, route: str, handler: Handler, *, starts_or_wakes: bool = False
+    blueprint: df.Blueprint,
+    name: str,
+    method: str,
+    route: str,
+    handler: Handler,
+    rule: Rule,
+    *,
+    place: Place = Place.NOWHERE,
+    starts_or_wakes: bool = False,
 ) -> None:
-    """Register `handler` for one method of a route. `starts_or_wakes`: it needs the Durable client."""
+    """Register `handler` for one method of a route, for those of whom `rule` holds at `place`.
+
+    `starts_or_wakes`: it needs the Durable client.
+    """
+    access = declare(name, rule, place)
 
     async def plain(request: func.HttpRequest) -> func.HttpResponse:
-        return await respond(handler, request, None)
+        return await respond(access, handler, request, None)
 
     async def durable(request: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-        return await respond(handler, request, client)
+        return await respond(access, handler, request, client)
 
     function: Any = durable if starts_or_wakes else plain
     # The worker checks the annotations themselves, so they can't be the strings that this module's future import makes.
@@ -135,15 +161,31 @@ def add_route(
     blueprint.function_name(name)(function)
 
 
+def add_scoped_route(
+    blueprint: df.Blueprint,
+    name: str,
+    method: str,
+    tail: str,
+    handler: Handler,
+    rule: Rule,
+    *,
+    starts_or_wakes: bool = False,
+) -> None:
+    """Register `handler` in every kind of scope; `tail` is the route below `api/user/`."""
+    place, route = Place.PERSONAL, f"api/user/{tail}"
+    add_route(blueprint, name, method, route, handler, rule, place=place, starts_or_wakes=starts_or_wakes)
+
+
 async def respond(
-    handler: Handler, request: func.HttpRequest, client: df.DurableOrchestrationClient | None
+    access: Access, handler: Handler, request: func.HttpRequest, client: df.DurableOrchestrationClient | None
 ) -> func.HttpResponse:
-    """Run `handler`; whatever happens becomes an answer (an exception would be a 500 with an empty body)."""
+    """Let the caller in and run `handler`. Whatever happens becomes an answer (an exception would be an empty 500)."""
     try:
         headers = {name.lower(): value for name, value in request.headers.items()}
         refuse_cross_site(request.method, headers)
-        caller = identify(headers, os.environ)
-        answer = await handler(Call(request, get_services(), caller, client))
+        caller = None if access.rule is Rule.ANYONE else identify(headers, os.environ)
+        grant = decide(access, caller)
+        answer = await handler(Call(request, get_services(), grant, client))
     except Problem as problem:
         answer = problem_answer(problem, request)
     except (Throttled, Unavailable) as error:

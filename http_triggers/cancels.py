@@ -9,20 +9,21 @@ from typing import Annotated
 import azure.durable_functions as df
 from pydantic import BaseModel, ConfigDict, Field
 
-from http_triggers.api import Answer, Call, add_route
-from http_triggers.runs import read_run
-from http_triggers.workflows import BASE, partition_of
+from http_triggers.api import Answer, Call, add_scoped_route
+from http_triggers.runs import RUN, read_run
+from http_triggers.workflows import WORKFLOW, partition_of
 from shared import workflows
 from shared.errors import NotFound, Problem
 from shared.executions import run_ref
 from shared.names import CancelSource
 from shared.narrow import cancel_execution
 from shared.orchestration import wake
+from shared.permissions import Rule
 from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest, request_cancel
 from shared.states import RunStatus
 from shared.store.port import Document, Partition
-from shared.views import narrow_cancel_view
+from shared.views import link, narrow_cancel_view
 
 SOURCES = {source.value: source for source in (CancelSource.PAGE, CancelSource.CLI, CancelSource.CLIENT)}
 EXECUTION_PATH = re.compile(r"s[0-9]{2}(\.[a-z]{1,2}[0-9]{0,3}){0,40}")
@@ -97,11 +98,27 @@ async def answer_execution_cancel(call: Call, run: Document, path: str, body: Re
         done = await cancel_execution(call.services, run_ref(run).partition, run["id"], path, request)
     except NotFound:
         raise missing from None
-    whole = f"/{BASE}/{run['workflow_id']}/runs/{run['id']}/cancel"
+    whole = link(run["scope"], run["workflow_id"], "runs", run["id"], "cancel")
     return Answer(202, narrow_cancel_view(done.run, done.execution, done.active, whole))
 
 
-RUN = BASE + "/{wid}/runs/{rid}"
-add_route(blueprint, "run_cancel_active", "POST", BASE + "/{wid}/cancel", cancel_active, starts_or_wakes=True)
-add_route(blueprint, "run_cancel", "POST", RUN + "/cancel", cancel_run, starts_or_wakes=True)
-add_route(blueprint, "execution_cancel", "POST", RUN + "/executions/{path}/cancel", cancel_one_execution)
+add_scoped_route(
+    blueprint,
+    "run_cancel_active",
+    "POST",
+    WORKFLOW + "/cancel",
+    cancel_active,
+    Rule.WORKFLOW_CANCEL,
+    starts_or_wakes=True,
+)
+add_scoped_route(
+    blueprint, "run_cancel", "POST", RUN + "/cancel", cancel_run, Rule.WORKFLOW_CANCEL, starts_or_wakes=True
+)
+add_scoped_route(
+    blueprint,
+    "execution_cancel",
+    "POST",
+    RUN + "/executions/{path}/cancel",
+    cancel_one_execution,
+    Rule.WORKFLOW_CANCEL,
+)

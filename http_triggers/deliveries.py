@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import azure.durable_functions as df
 
-from http_triggers.api import Answer, Call, add_route, listing
-from http_triggers.workflows import BASE, partition_of
+from http_triggers.api import Answer, Call, add_scoped_route, listing
+from http_triggers.workflows import WORKFLOW, partition_of
 from shared import workflows
 from shared.definitions import invalid
 from shared.deliveries import DeliveryStatus
 from shared.names import DocumentType
+from shared.permissions import Rule
 from shared.store.port import FieldIn, Filter, Query
 from shared.views import delivery_view
 
@@ -43,4 +44,6 @@ async def list_deliveries(call: Call) -> Answer:
     return listing([delivery_view(one) for one in page.items], page.next)
 
 
-add_route(blueprint, "workflows_deliveries", "GET", BASE + "/{wid}/deliveries", list_deliveries)
+add_scoped_route(
+    blueprint, "workflows_deliveries", "GET", WORKFLOW + "/deliveries", list_deliveries, Rule.WORKFLOW_VIEW
+)

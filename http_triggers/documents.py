@@ -6,19 +6,20 @@ from dataclasses import asdict
 
 import azure.durable_functions as df
 
-from http_triggers.api import Answer, Call, add_route, listing
+from http_triggers.api import Answer, Call, add_scoped_route, listing
 from shared.blobs import BlobInfo
 from shared.definitions import invalid
 from shared.documents import Documents, validate_name
 from shared.errors import NotFound, Problem, StepFailed
+from shared.permissions import Rule
 
-BASE = "api/user/documents/{*path}"
+DOCUMENT = "documents/{*path}"
 
 blueprint = df.Blueprint()
 
 
 def _documents(call: Call) -> Documents:
-    return Documents(call.services.blobs, call.caller.scope)
+    return Documents(call.services.blobs, call.scope)
 
 
 def _name(call: Call) -> str:
@@ -83,6 +84,6 @@ async def delete(call: Call) -> Answer:
     return Answer(204)
 
 
-add_route(blueprint, "documents_read", "GET", BASE, read)
-add_route(blueprint, "documents_put", "PUT", BASE, put)
-add_route(blueprint, "documents_delete", "DELETE", BASE, delete)
+add_scoped_route(blueprint, "documents_read", "GET", DOCUMENT, read, Rule.DOCUMENTS_READ)
+add_scoped_route(blueprint, "documents_put", "PUT", DOCUMENT, put, Rule.DOCUMENTS_WRITE)
+add_scoped_route(blueprint, "documents_delete", "DELETE", DOCUMENT, delete, Rule.DOCUMENTS_WRITE)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import azure.durable_functions as df
-import azure.functions as func
 
-from http_triggers.api import Answer, Call, add_route, write
+from http_triggers.api import Answer, Call, add_route
 from shared.errors import NotFound, Unavailable
 from shared.names import QUEUE_NOTIFICATIONS
-from shared.services import Services, get_services
+from shared.permissions import Rule
+from shared.services import Services
 from shared.store.port import Partition
 
 log = logging.getLogger(__name__)
@@ -68,16 +68,14 @@ async def _probe(name: str, services: Services) -> State:
     return State(True)
 
 
-async def health(request: func.HttpRequest) -> func.HttpResponse:
+async def health(call: Call) -> Answer:
     """GET /api/health: for anyone; names settings and no secrets."""
-    del request  # anyone may ask, and nothing that is sent matters
-    services = get_services()
-    found = dict(zip(PROBES, await asyncio.gather(*(_probe(name, services) for name in PROBES)), strict=True))
+    found = dict(zip(PROBES, await asyncio.gather(*(_probe(name, call.services) for name in PROBES)), strict=True))
     well = all(state.up for state in found.values())
     body: dict[str, Any] = {"status": _word(well)} | {name: _word(state.up) for name, state in found.items()}
     if look_at := {name: list(state.settings) for name, state in found.items() if state.settings}:
         body["look_at"] = look_at
-    return write(Answer(200 if well else 503, body))
+    return Answer(200 if well else 503, body)
 
 
 def _word(up: bool) -> str:
@@ -89,8 +87,5 @@ async def me(call: Call) -> Answer:
     return Answer(200, {**call.caller.as_dict(), "roles": sorted(call.caller.roles)})
 
 
-health.__annotations__ = {"request": func.HttpRequest, "return": func.HttpResponse}
-blueprint.function_name("health")(
-    blueprint.route(route="api/health", methods=["GET"], trigger_arg_name="request")(health)
-)
-add_route(blueprint, "me", "GET", "api/me", me)
+add_route(blueprint, "health", "GET", "api/health", health, Rule.ANYONE)
+add_route(blueprint, "me", "GET", "api/me", me, Rule.SIGNED_IN)

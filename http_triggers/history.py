@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import azure.durable_functions as df
 
-from http_triggers.api import Answer, Call, add_route, listing
-from http_triggers.runs import read_run, shown
-from http_triggers.workflows import BASE, partition_of
+from http_triggers.api import Answer, Call, Handler, add_scoped_route, listing
+from http_triggers.runs import RUN, read_run, shown
+from http_triggers.workflows import WORKFLOW, partition_of
 from shared import workflows
 from shared.definitions import invalid
 from shared.errors import NotFound, Problem
 from shared.ids import from_text, to_text
 from shared.names import DocumentType, Kind
+from shared.permissions import Rule
 from shared.receipts import cancel_receipt, executions_of
 from shared.states import ExecutionStatus as Ex
 from shared.states import RunStatus
@@ -19,7 +20,6 @@ from shared.store.port import Compare, FieldIn, Filter, Page, Prefix, Query
 from shared.views import artifacts, event_view, execution_view
 
 blueprint = df.Blueprint()
-RUN = BASE + "/{wid}/runs/{rid}"
 
 
 async def _query(call: Call, query: Query) -> Page:
@@ -130,10 +130,14 @@ async def get_artifacts(call: Call) -> Answer:
     raise Problem(404, "artifact_not_found", "there is no such artifact")
 
 
-add_route(blueprint, "runs_list", "GET", BASE + "/{wid}/runs", list_runs)
-add_route(blueprint, "runs_get", "GET", RUN, get_run)
-add_route(blueprint, "runs_executions", "GET", RUN + "/executions", list_executions)
-add_route(blueprint, "runs_items", "GET", RUN + "/items", list_items)
-add_route(blueprint, "runs_events", "GET", RUN + "/events", list_events)
-add_route(blueprint, "runs_cancellation", "GET", RUN + "/cancellation", get_cancellation)
-add_route(blueprint, "runs_artifacts", "GET", RUN + "/artifacts/{*path}", get_artifacts)
+def _add(name: str, tail: str, handler: Handler) -> None:
+    add_scoped_route(blueprint, name, "GET", tail, handler, Rule.WORKFLOW_VIEW)
+
+
+_add("runs_list", WORKFLOW + "/runs", list_runs)
+_add("runs_get", RUN, get_run)
+_add("runs_executions", RUN + "/executions", list_executions)
+_add("runs_items", RUN + "/items", list_items)
+_add("runs_events", RUN + "/events", list_events)
+_add("runs_cancellation", RUN + "/cancellation", get_cancellation)
+_add("runs_artifacts", RUN + "/artifacts/{*path}", get_artifacts)

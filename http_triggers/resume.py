@@ -7,10 +7,11 @@ from typing import Annotated
 import azure.durable_functions as df
 from pydantic import BaseModel, ConfigDict, Field
 
-from http_triggers.api import Answer, Call, add_route
-from http_triggers.runs import answer_start, read_run, start_of
-from http_triggers.workflows import BASE, partition_of
+from http_triggers.api import Answer, Call, add_scoped_route
+from http_triggers.runs import RUN, answer_start, read_run, start_of
+from http_triggers.workflows import partition_of
 from shared import workflows
+from shared.permissions import Rule
 from shared.resume import Items, Resume, resume_run
 
 blueprint = df.Blueprint()
@@ -35,4 +36,4 @@ async def resume(call: Call) -> Answer:
     return await answer_start(call, resume_run(call.services, partition, workflow, old, start, how), body.wait)
 
 
-add_route(blueprint, "run_resume", "POST", BASE + "/{wid}/runs/{rid}/resume", resume, starts_or_wakes=True)
+add_scoped_route(blueprint, "run_resume", "POST", RUN + "/resume", resume, Rule.WORKFLOW_RUN, starts_or_wakes=True)

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import azure.durable_functions as df
 from pydantic import BaseModel, ConfigDict, Field
 
-from http_triggers.api import Answer, Call, add_route
-from http_triggers.workflows import BASE, base_of, partition_of
+from http_triggers.api import Answer, Call, add_scoped_route
+from http_triggers.workflows import WORKFLOW, partition_of
 from shared import names, workflows
 from shared.definitions import invalid
 from shared.errors import AlreadyProduced, NotFound, Problem, Throttled, Unavailable
@@ -21,6 +21,7 @@ from shared.executions import run_ref
 from shared.ids import new_ulid
 from shared.names import CancelSource
 from shared.orchestration import start_instance
+from shared.permissions import Rule
 from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest, Start, request_cancel, start_run
 from shared.states import RunStatus
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_INPUT_BYTES = 256 * 1024
+RUN = WORKFLOW + "/runs/{rid}"
 
 blueprint = df.Blueprint()
 
@@ -72,7 +74,7 @@ async def read_run(call: Call) -> Document:
 async def shown(call: Call, run: Document) -> dict[str, Any]:
     """A run as it is answered, with its receipt when it was cancelled."""
     receipt = await cancel_receipt(call.services, run) if run["cancel"] is not None else None
-    return run_view(run, base_of(call), receipt)
+    return run_view(run, receipt)
 
 
 def start_of(call: Call, run_id: str | None, given: Any, partition: Partition) -> Start:
@@ -132,4 +134,4 @@ async def _start_instance(call: Call, run: Document, created: bool) -> None:
         raise Problem(503, "start_failed", "the run could not be started; it was cancelled") from None
 
 
-add_route(blueprint, "run_start", "POST", BASE + "/{wid}/run", start, starts_or_wakes=True)
+add_scoped_route(blueprint, "run_start", "POST", WORKFLOW + "/run", start, Rule.WORKFLOW_RUN, starts_or_wakes=True)

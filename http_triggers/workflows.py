@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import azure.durable_functions as df
 
-from http_triggers.api import Answer, Call, add_route, listing
+from http_triggers.api import Answer, Call, add_scoped_route, listing
 from shared import workflows
 from shared.definitions import invalid
 from shared.names import DocumentType
+from shared.permissions import Rule
 from shared.states import WorkflowStatus
 from shared.store.port import Contains, FieldIn, Filter, Partition, Query
-from shared.views import etag, workflow_view
+from shared.views import etag, link, workflow_view
 
-BASE = "api/user/workflows"
+WORKFLOWS = "workflows"
+WORKFLOW = WORKFLOWS + "/{wid}"
 
 blueprint = df.Blueprint()
 
 
-def base_of(call: Call) -> str:
-    """The path of the call's workflow."""
-    return f"/{BASE}/{call.route('wid')}"
-
-
 def partition_of(call: Call) -> Partition:
     """The partition of the call's workflow. Raises `Problem` 404."""
-    return workflows.partition_of(call.caller.scope, call.route("wid"))
+    return workflows.partition_of(call.scope, call.route("wid"))
 
 
 async def list_workflows(call: Call) -> Answer:
@@ -43,7 +40,7 @@ async def list_workflows(call: Call) -> Answer:
         page = await call.services.store.query(
             Query(
                 DocumentType.WORKFLOW,
-                call.caller.scope,
+                call.scope,
                 tuple(where),
                 order_by="created_at",
                 descending=True,
@@ -58,8 +55,8 @@ async def list_workflows(call: Call) -> Answer:
 
 async def create_workflow(call: Call) -> Answer:
     """POST {base}."""
-    workflow = await workflows.create(call.services, call.caller.scope, call.json())
-    headers = {"Location": f"/{BASE}/{workflow['workflow_id']}", "ETag": etag(workflow)}
+    workflow = await workflows.create(call.services, call.scope, call.json())
+    headers = {"Location": link(workflow["scope"], workflow["workflow_id"]), "ETag": etag(workflow)}
     return Answer(201, workflow_view(workflow), headers)
 
 
@@ -90,9 +87,9 @@ async def delete_workflow(call: Call) -> Answer:
     return Answer(204)
 
 
-add_route(blueprint, "workflows_list", "GET", BASE, list_workflows)
-add_route(blueprint, "workflows_create", "POST", BASE, create_workflow)
-add_route(blueprint, "workflows_get", "GET", BASE + "/{wid}", get_workflow)
-add_route(blueprint, "workflows_replace", "PUT", BASE + "/{wid}", replace_workflow)
-add_route(blueprint, "workflows_merge", "PATCH", BASE + "/{wid}", merge_workflow)
-add_route(blueprint, "workflows_delete", "DELETE", BASE + "/{wid}", delete_workflow)
+add_scoped_route(blueprint, "workflows_list", "GET", WORKFLOWS, list_workflows, Rule.WORKFLOW_VIEW)
+add_scoped_route(blueprint, "workflows_create", "POST", WORKFLOWS, create_workflow, Rule.WORKFLOW_AUTHOR)
+add_scoped_route(blueprint, "workflows_get", "GET", WORKFLOW, get_workflow, Rule.WORKFLOW_VIEW)
+add_scoped_route(blueprint, "workflows_replace", "PUT", WORKFLOW, replace_workflow, Rule.WORKFLOW_AUTHOR)
+add_scoped_route(blueprint, "workflows_merge", "PATCH", WORKFLOW, merge_workflow, Rule.WORKFLOW_AUTHOR)
+add_scoped_route(blueprint, "workflows_delete", "DELETE", WORKFLOW, delete_workflow, Rule.WORKFLOW_DELETE)

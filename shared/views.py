@@ -28,6 +28,7 @@ RUN_FIELDS = (
     "resumed_from",
     "parent",
 )
+RUN_LINKS = ("executions", "items", "events", "artifacts", "cancel", "cancellation")
 EXECUTION_FIELDS = (
     "id",
     "path",
@@ -81,14 +82,24 @@ def workflow_view(workflow: Document) -> dict[str, Any]:
     }
 
 
-def run_view(run: Document, base: str, receipt: dict[str, Any] | None) -> dict[str, Any]:
-    """A run. `base`: the path of its workflow, for the links."""
-    own = f"{base}/runs/{run['id']}"
-    links = {name: f"{own}/{name}" for name in ("executions", "items", "events", "artifacts", "cancel", "cancellation")}
+def link(scope: str, *parts: str) -> str:
+    """The path below a scope's workflows, such as of a workflow's run."""
+    kind, _, name = scope.partition(":")
+    path = "/".join((f"/api/{kind}/workflows", *parts))
+    return path if kind == "user" else f"{path}?group_id={name}"
+
+
+def run_view(run: Document, receipt: dict[str, Any] | None) -> dict[str, Any]:
+    """A run."""
+    scope, own = run["scope"], (run["workflow_id"], "runs", run["id"])
     return {
         **{name: run[name] for name in RUN_FIELDS},
         "cancel": receipt,
-        "links": {"self": own, "workflow": base, **links},
+        "links": {
+            "self": link(scope, *own),
+            "workflow": link(scope, run["workflow_id"]),
+            **{name: link(scope, *own, name) for name in RUN_LINKS},
+        },
     }
 
 
