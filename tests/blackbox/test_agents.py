@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import time
+
+import pytest
 
 from tests.support.api import Api, ModelLog, Run
 from tests.support.promise import assert_ended_whole, assert_promise_kept, cancel
+from tests.support.prompts import agent_step, call, sub_agent, turn
 from tests.support.waiting import eventually_sync
 
-
-def call(name: str, /, **arguments: Any) -> str:
-    """What directs the model to call a tool."""
-    return f"tool={name} arguments={json.dumps(arguments)}"
-
-
-def turn(*calls: str) -> str:
-    """A turn of these calls, in a prompt."""
-    return f"[[{' '.join(calls)}]]"
-
-
-def agent(user: str, *turns: str, say: str = "All done", **options: Any) -> dict[str, Any]:
-    """An agent step that takes these turns and then answers."""
-    prompt = f"{''.join(turns)}[[key={user} delay=1ms say={say}]]Go"
-    return {"kind": "agent", "instructions": "Work.", "input": prompt, **options}
+pytestmark = pytest.mark.several_processes
 
 
 def statuses(run: Run, *paths: str) -> list[str]:
@@ -42,8 +30,10 @@ def test_an_agent_with_a_sub_agent_works_through_its_turns(api: Api, model: Mode
     api.upload("notes.txt", b"The bridge opened in 1932.")
     inner = f"{turn(call('read_document', name='notes.txt'))}[[key={api.user} delay=1ms say=1932 it is]]When?"
     first = turn(call("search_documents", query="bridge"), call("checker", input=inner), call("no_such_tool"))
-    checker = {"name": "checker", "description": "Checks.", "instructions": "Check.", "tools": ["read_document"]}
-    step = agent(api.user, first, turn(call("echo", value=7)), tools=["search_documents", "echo"], agents=[checker])
+    checker = sub_agent("checker", tools=["read_document"])
+    step = agent_step(
+        api.user, first, turn(call("echo", value=7)), tools=["search_documents", "echo"], agents=[checker]
+    )
     run = api.workflow(step).run()
     whole, tree = assert_ended_whole(run), run.executions()
     assert (whole["status"], whole["output_preview"]) == ("completed", "All done")
@@ -70,8 +60,8 @@ def test_cancelling_the_run_stops_every_call_of_an_agents_turn(api: Api, model: 
     """Guards the promise inside agents: tools, a sub-agent's stream, and no further turn."""
     inner = f"[[key={api.user} tokens=5000 delay=5ms]]Talk"
     turns = turn(call("sleep", seconds=60), call("talker", input=inner), call("sleep", seconds=60))
-    talker = {"name": "talker", "description": "Talks.", "instructions": "Talk."}
-    run = api.workflow(agent(api.user, turns, tools=["sleep"], agents=[talker])).start()
+    talker = sub_agent("talker")
+    run = api.workflow(agent_step(api.user, turns, tools=["sleep"], agents=[talker])).start()
     model.streaming()
     until(run, "s01.t01.c0", "running")
     until(run, "s01.t01.c2", "running")
@@ -87,7 +77,7 @@ def test_cancelling_the_run_stops_every_call_of_an_agents_turn(api: Api, model: 
 
 def test_one_cancelled_call_is_told_to_the_model_and_the_agent_goes_on(api: Api) -> None:
     """Guards narrow cancels inside agents: the siblings and the run are unharmed."""
-    step = agent(api.user, turn(call("sleep", seconds=60), call("echo", value="kept")), tools=["sleep", "echo"])
+    step = agent_step(api.user, turn(call("sleep", seconds=60), call("echo", value="kept")), tools=["sleep", "echo"])
     run = api.workflow(step).start()
     until(run, "s01.t01.c0", "running")
     until(run, "s01.t01.c1", "completed")
@@ -102,8 +92,8 @@ def test_one_cancelled_call_is_told_to_the_model_and_the_agent_goes_on(api: Api)
 def test_cancelling_a_sub_agent_ends_only_that(api: Api) -> None:
     """Guards a narrow cancel of an agent: what is below it stops, nothing of it begins again, its caller goes on."""
     inner = f"[[key={api.user}-inner tokens=5000 delay=5ms]]Talk"
-    talker = {"name": "talker", "description": "Talks.", "instructions": "Talk."}
-    run = api.workflow(agent(api.user, turn(call("talker", input=inner)), agents=[talker])).start()
+    talker = sub_agent("talker")
+    run = api.workflow(agent_step(api.user, turn(call("talker", input=inner)), agents=[talker])).start()
     until(run, "s01.t01.c0.t01.m", "running")
     assert api.request("POST", f"{run.path}/executions/s01.t01.c0/cancel", json={}).status_code == 202
     assert run.wait()["status"] == "completed"
@@ -123,3 +113,25 @@ def test_cancelling_an_agents_model_call_cancels_the_agent_and_the_run_goes_on(a
     assert run.wait()["status"] == "completed"
     assert_ended_whole(run)
     assert statuses(run, "s01", "s01.t01.m", "s01.t02.m", "s02") == ["cancelled", "cancelled", "absent", "completed"]
+
+
+def test_an_agents_text_shows_while_it_grows(api: Api, model: ModelLog) -> None:
+    """Guards the live view of a sub-agent's turn: what was sent a second ago (twice what is promised) can be read."""
+    inner = f"[[key={api.user} tokens=400 delay=10ms]]Talk"
+    run = api.workflow(agent_step(api.user, turn(call("talker", input=inner)), agents=[sub_agent("talker")])).start()
+    looks = 0
+
+    def look() -> bool:
+        nonlocal looks
+        now, entries = time.monotonic(), [one for one in model.entries() if one["how"] == "open" and one["sent"] > 0]
+        talk = run.executions().get("s01.t01.c0.t01.m", {})
+        seen = len((talk.get("output_preview") or "").split())
+        for entry in entries:
+            assert sum(entry["t"] + offset < now - 1.0 for offset in entry["tokens"]) <= seen
+            looks += seen > 0
+        return any(entry["sent"] > 150 for entry in entries)
+
+    eventually_sync(look, 20, "150 tokens were sent")
+    assert looks > 3
+    run.cancel()
+    run.wait("cancelled")

@@ -5,6 +5,7 @@ The scripted model is the shared host's, so that its log outlives the host that 
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.blackbox.conftest import StartHost, new_client
 from tests.support.api import Api, ModelLog, Run, Workflow, tokens_after
 from tests.support.host import Host
 from tests.support.promise import IN_FLIGHT_SECONDS, assert_cancelled_whole, assert_ended_whole, assert_workflow_free
+from tests.support.prompts import agent_step, call, sub_agent, turn
 from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.several_processes
@@ -68,9 +70,7 @@ class Phases:
         self.models[phase] = ModelLog(self._model_client, api.user)
         for number in range(DOCUMENTS):
             api.upload(f"{number}.txt", b"A few words.")
-        keyed = [
-            {**step, "prompt": step["prompt"].replace("KEY", api.user)} if "prompt" in step else step for step in steps
-        ]
+        keyed = json.loads(json.dumps(steps).replace("KEY", api.user))
         self.runs[phase] = api.workflow(*keyed).start()
         return self.runs[phase]
 
@@ -83,7 +83,7 @@ class Phases:
 
 @pytest.fixture(scope="module")
 def killed(start_host: StartHost, client: httpx.Client, base_url: str) -> Iterator[Killed]:
-    """Six phases and one kill for all of them; then the host again, and one more cancel before anything is taken over."""
+    """Seven phases and one kill for all of them; then the host again, and one more cancel before anything is taken over."""
     host = start_host(**settings_with_model_of(base_url))
     phases = Phases(host, client)
     starting = [Run(Api(phases.client).workflow(ECHO, ECHO), f"start-{number}") for number in range(16)]
@@ -95,10 +95,13 @@ def killed(start_host: StartHost, client: httpx.Client, base_url: str) -> Iterat
     phases.begin("stopping", {"kind": "tool", "tool": "sleep", "arguments": {"seconds": 60, "blocking": True}}, ECHO)
     phases.begin("answered", stream("KEY", 2000), ECHO)
     phases.begin("fan_out", fan_out, ECHO)
+    talk = turn(call("echo", value="before"), call("talker", input="[[key=KEY tokens=200 delay=10ms]]Talk"))
+    phases.begin("agent", agent_step("KEY", talk, tools=["echo"], agents=[sub_agent("talker")]), ECHO)
     eventually_sync(lambda: retried.executions().get("s01.m", {}).get("error"))
     eventually_sync(lambda: phases.runs["lost"].executions().get("s01.m", {}).get("output_preview"))
     eventually_sync(lambda: phases.runs["stopping"].executions().get("s01.c0", {}).get("status") == "running")
-    for phase, count in (("stream", 1), ("lost", 1), ("answered", 1), ("fan_out", 2)):
+    eventually_sync(lambda: phases.runs["agent"].executions().get("s01.t01.c0", {}).get("status") == "completed")
+    for phase, count in (("stream", 1), ("lost", 1), ("answered", 1), ("fan_out", 2), ("agent", 1)):
         phases.models[phase].streaming(count, tokens=5)
     assert phases.cancel("stopping")["status"] == "cancelling"
     with ThreadPoolExecutor(8) as pool:
@@ -161,6 +164,18 @@ def test_a_fan_out_that_was_killed_redoes_only_what_was_in_flight(killed: Killed
     assert [one["status"] for one in items] == ["completed"] * DOCUMENTS
     assert_asked_again(killed.models["fan_out"], DOCUMENTS)
     assert_instances_ended(killed, run)
+    assert_workflow_free(run)
+
+
+def test_an_agent_that_was_killed_repeats_only_the_call_in_flight(killed: Killed) -> None:
+    """Guards turns: what had ended is read from the record, the sub-agent's stream begins anew, and the agent answers."""
+    run = killed.runs["agent"]
+    assert run.wait()["status"] == "completed", run.get()["error"]
+    assert_ended_whole(run)
+    attempts = {path: one["attempt"] for path, one in run.executions().items()}
+    assert attempts.pop("s01.t01.c1.t01.m") >= 2
+    assert set(attempts.values()) == {1}
+    assert_asked_again(killed.models["agent"], 3)
     assert_workflow_free(run)
 
 

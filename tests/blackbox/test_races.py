@@ -23,6 +23,7 @@ from tests.support.promise import (
     assert_promise_kept,
     cancel,
 )
+from tests.support.prompts import agent_step, call, sub_agent, turn
 
 pytestmark = pytest.mark.several_processes
 RACES = int(os.environ.get("TRUESTOP_TEST_RACES", "60"))
@@ -44,6 +45,10 @@ def random_steps(random_: random.Random, key: str) -> list[dict[str, Any]]:
         {**fan_out, "prompt": f"{say}{{{{document.text}}}}"},
         {"kind": "compare_documents", "documents": {"prefix": ""}, "prompt": f"{say}What differs?"},
     ]
+    first = turn(call("sleep", seconds=0.02), call("helper", input=f"{say}Help"), call("echo", value=1))
+    second = turn(call("sleep", seconds=0.03, blocking=True), call("write_artifact", path="b.md", content="x"))
+    tools = ["sleep", "echo", "write_artifact"]
+    kinds.append(agent_step(key, first, second, tools=tools, agents=[sub_agent("helper")]))
     retries = {"max": 2, "backoff_seconds": 0.02}
     return [{**random_.choice(kinds), "retries": retries} for _ in range(random_.randint(1, 5))]
 
