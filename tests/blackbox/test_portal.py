@@ -263,28 +263,3 @@ def test_an_accepted_run_whose_process_died_is_started(portal: Portal) -> None:
     assert run.types().count("repair.started") == 1
     assert_ended_whole(run)
     assert_workflow_free(run)
-
-
-def test_a_cancelled_run_is_never_started_again(start_host: StartHost) -> None:
-    """Guards point 4: its trigger ten times, the host again, its trigger ten times, the reconciler: nothing starts."""
-    host = start_host(**SETTINGS)
-    with new_client(host.base_url) as client:
-        portal = Portal(host, client)
-        api = Api(client)
-        model = ModelLog(client, api.user)
-        run = api.workflow(stream(api.user), ECHO).start(run_id="key-1")
-        model.streaming(tokens=5)
-        run.cancel()
-        run.wait("cancelled")
-        before = run.get(), run.executions(), run.events()
-        for _ in range(10):
-            assert run.workflow.start(status=200, run_id="key-1").get()["status"] == "cancelled"
-        host.kill9()
-        host.restart()
-        for _ in range(10):
-            run.workflow.start(status=200, run_id="key-1")
-        for _ in range(2):
-            portal.reconcile()
-        assert (run.get(), run.executions(), run.events()) == before
-        assert run.workflow.get()["runtime"]["run_count"] == 1
-        assert_workflow_free(run)
