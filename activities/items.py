@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 from activities.containers import close_container, open_container
+from activities.file_sync import bring, gathered, source_paths
 from activities.steps import ask_model, document_names, messages, model_call
 from activities.values import step_of, values_for
 from shared import templates, web
@@ -25,13 +26,13 @@ from shared.outputs import keep, load
 from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION, RunStatus
 from shared.states import ExecutionStatus as Ex
-from shared.steps import AnalyzeDocumentsStep, FetchUrlsStep
+from shared.steps import AnalyzeDocumentsStep, FetchUrlsStep, FileSyncStep
 from shared.store.port import Create, Document, FieldIn, Op, Patch, Prefix, Query
 from shared.supervisor import Outcome, outcome_of, supervise
 
 CREATE_BATCH = 90
 """Items created in one transaction."""
-AnyFanOut = FetchUrlsStep | AnalyzeDocumentsStep
+AnyFanOut = FileSyncStep | FetchUrlsStep | AnalyzeDocumentsStep
 
 
 async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, Any]:
@@ -67,7 +68,9 @@ async def _item_names(services: Services, ref: RunRef, run: Document, step: AnyF
     if isinstance(step, FetchUrlsStep):
         values = await values_for(services, run, ref, step)
         return [templates.render(url, values) for url in step.urls]
-    return await document_names(services, Documents(services.blobs, ref.scope), step.documents)
+    if isinstance(step, FileSyncStep):
+        return await source_paths(services, ref, run, step)
+    return await document_names(services, run, ref, step.documents)
 
 
 async def _items(services: Services, ref: RunRef, path: str) -> list[Document]:
@@ -134,7 +137,9 @@ async def run_item(services: Services, ref: RunRef, path: str) -> Outcome:
     item = await services.store.get(ref.partition, ref.execution_id(path))
     spec = ExecutionSpec(path, Kind.ITEM, item["name"])
 
-    async def body(context: OperationContext) -> str:
+    async def body(context: OperationContext) -> Any:
+        if isinstance(step, FileSyncStep):
+            return await bring(context, step, spec.name)
         if isinstance(step, FetchUrlsStep):
             return await _fetch(context, spec.name)
         return await _analyze(context, run, step, spec)
@@ -181,6 +186,11 @@ async def close_items(services: Services, ref: RunRef, path: str) -> Outcome:
         if len(failed) > 1:
             message += f" (and {len(failed) - 1} more items failed)"
         return await close_container(services, ref, path, Ex.FAILED, None, {"code": error["code"], "message": message})
-    parts = [f"## {item['name']}\n\n{await load(services.blobs, item)}" for item in completed]
-    output = await keep(services.blobs, ref, path, 1, "\n\n".join(parts))
+    outputs = [await load(services.blobs, item) for item in completed]
+    whole: Any
+    if isinstance(step, FileSyncStep):
+        whole = gathered(outputs)
+    else:
+        whole = "\n\n".join(f"## {item['name']}\n\n{text}" for item, text in zip(completed, outputs, strict=True))
+    output = await keep(services.blobs, ref, path, 1, whole)
     return await close_container(services, ref, path, Ex.COMPLETED, output, None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from activities import publishing
 from activities.tools import tool_context
-from activities.values import step_of, values_for
+from activities.values import output_of, step_of, values_for
 from shared import templates
 from shared.cancellation import checkpoint
 from shared.documents import Documents
@@ -27,6 +27,7 @@ from shared.steps import (
     WriteArtifactStep,
 )
 from shared.steps import Documents as Chosen
+from shared.store.port import Document
 from shared.supervisor import Body, Outcome, fail, supervise
 from shared.tools import registry
 
@@ -101,7 +102,7 @@ def _compare(step: CompareDocumentsStep, path: str, values: Values) -> Prepared:
 
     async def body(context: OperationContext) -> str:
         documents = Documents(context.services.blobs, context.ref.scope)
-        wanted = await document_names(context.services, documents, step.documents)
+        wanted = await document_names(context.services, context.begun.run, context.ref, step.documents)
         parts = [asked[-1]["content"]]
         for index, name in enumerate(wanted):
             checkpoint()
@@ -120,11 +121,14 @@ def _reading(documents: Documents, name: str) -> Callable[[], Awaitable[str]]:
     return lambda: documents.read_text(name)
 
 
-async def document_names(services: Services, documents: Documents, chosen: Chosen) -> list[str]:
+async def document_names(services: Services, run: Document, ref: RunRef, chosen: Chosen) -> list[str]:
     """The names of the documents that a step asks for, in order. Raises `StepFailed` `too_many_documents`."""
     if chosen.names is not None:
         return list(chosen.names)
-    return list(await documents.names(chosen.prefix or "", services.settings.items_max))
+    if chosen.step is not None:
+        brought = await output_of(services, run, ref, chosen.step)
+        return list(brought["documents"]) if brought else []
+    return list(await Documents(services.blobs, ref.scope).names(chosen.prefix or "", services.settings.items_max))
 
 
 def _artifact(step: WriteArtifactStep, path: str, values: Values) -> Prepared:

@@ -32,12 +32,14 @@ async def values_for(services: Services, run: Document, ref: RunRef, step: Step)
         for reference in templates.references(text)
         if reference.path[0] == "steps"
     }
-    outputs: dict[str, Any] = {}
-    for index, one in enumerate(run["definition"]["steps"]):
-        if one["name"] in wanted:
-            execution = await services.store.get(ref.partition, ref.execution_id(step_path(index)))
-            completed = execution["status"] == ExecutionStatus.COMPLETED and not cancelled_branch(
-                run, execution["path"]
-            )
-            outputs[one["name"]] = {"output": await load(services.blobs, execution) if completed else ""}
+    outputs = {name: {"output": await output_of(services, run, ref, name)} for name in wanted}
     return {"input": run["input"], "steps": outputs}
+
+
+async def output_of(services: Services, run: Document, ref: RunRef, name: str) -> Any:
+    """The output of the step of that name; empty if it did not complete."""
+    index = [step["name"] for step in run["definition"]["steps"]].index(name)
+    execution = await services.store.get(ref.partition, ref.execution_id(step_path(index)))
+    if execution["status"] != ExecutionStatus.COMPLETED or cancelled_branch(run, execution["path"]):
+        return ""
+    return await load(services.blobs, execution)

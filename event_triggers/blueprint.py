@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from event_triggers import notifications, reconcile, retention, run_requests, schedule
+from event_triggers import file_sync, notifications, reconcile, retention, run_requests, schedule
 
-blueprints = tuple(module.blueprint for module in (reconcile, retention, schedule, run_requests, notifications))
+blueprints = tuple(
+    module.blueprint for module in (reconcile, retention, schedule, file_sync, run_requests, notifications)
+)

@@ -15,7 +15,15 @@ from shared.errors import Problem
 from shared.integrations import MAX_PER_WORKFLOW, Sender, Webhook
 from shared.schedule import shortest_gap
 from shared.settings import Settings
-from shared.steps import STEP_KINDS, AgentStep, AnyStep, Strict
+from shared.steps import (
+    STEP_KINDS,
+    AgentStep,
+    AnalyzeDocumentsStep,
+    AnyStep,
+    CompareDocumentsStep,
+    FileSyncStep,
+    Strict,
+)
 from shared.triggers import TRIGGER_KINDS, AnyTrigger, ManualTrigger, ScheduleTrigger
 
 MAX_STEPS = 64
@@ -37,6 +45,7 @@ class Definition(Strict):
 
 def _wrong_references(definition: Definition) -> Iterator[dict[str, str]]:
     earlier: list[str] = []
+    syncs: list[str] = []
     for i, step in enumerate(definition.steps):
         if step.name in earlier:
             yield {"field": f"steps.{i}.name", "message": f"another step is named {step.name!r}"}
@@ -45,6 +54,10 @@ def _wrong_references(definition: Definition) -> Iterator[dict[str, str]]:
                 templates.check(text, step_names=earlier, document=document)
             except templates.TemplateError as error:
                 yield {"field": f"steps.{i}.{field}", "message": str(error)}
+        if isinstance(step, AnalyzeDocumentsStep | CompareDocumentsStep) and step.documents.step not in (None, *syncs):
+            yield {"field": f"steps.{i}.documents.step", "message": "names no earlier file_sync step"}
+        if isinstance(step, FileSyncStep):
+            syncs.append(step.name)
         earlier.append(step.name)
 
 

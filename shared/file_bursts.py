@@ -16,18 +16,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from shared import workflows
-from shared.errors import AlreadyProduced, ConditionFailed, NotFound, Problem
+from shared.errors import AlreadyProduced, ConditionFailed, NoLongerDue, NotFound, Problem
 from shared.file_sync import BURST_ID, existing, send_wake, trigger_of
 from shared.ids import derived_ulid, from_text, new_ulid, to_text
 from shared.names import DocumentType, TriggerKind
-from shared.orchestration import Orchestrations, start_instance
+from shared.orchestration import InstanceState, Orchestrations, instance_of, start_instance
 from shared.runs import MAX_KEYS, Start, skip_run, start_run
 from shared.services import Services
 from shared.settling import receipt_id
@@ -39,6 +38,8 @@ from shared.store.port import Compare, Delete, Document, FieldIn, Partition, Pat
 log = logging.getLogger(__name__)
 
 REQUESTED_BY = {"id": "file_sync", "name": "File Sync"}
+WANTED = (FieldIn("definition.enabled", (True,)), FieldIn("definition.trigger.kind", (TriggerKind.FILE_SYNC,)))
+"""What must be so of the workflow when a run of files is accepted."""
 RETRY_SECONDS = (5, 300)
 """How long a burst waits for a busy workflow at first and at most; doubling."""
 LOST_SECONDS = 600
@@ -52,7 +53,7 @@ class Wake(Strict):
     scope: str = Field(pattern=r"^(user|group):[^/\\#?]{1,128}$")
     workflow_id: str = Field(pattern=r"^[a-z0-9]{26}$")
     wake: str = Field(max_length=64)
-    tries: int = Field(ge=0)
+    tries: int = Field(ge=0, le=1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,8 @@ class _Burst:
         return (self.at - from_text(since)).total_seconds()
 
 
-async def close_burst(services: Services, orchestrations: Orchestrations, body: Any, at: datetime) -> None:
-    """Act on a message of the queue (parsed JSON). Safe to repeat.
-
-    Raises `Unavailable`, `Throttled`: then it must be delivered again.
-    """
-    try:
-        message = Wake.model_validate(body)
-    except ValidationError as error:
-        log.error("file_sync_message_invalid: dropped a message of the queue: %s", error)
-        return
+async def close_burst(services: Services, orchestrations: Orchestrations, message: Wake, at: datetime) -> None:
+    """Act on a message of the queue. Safe to repeat. Raises `Unavailable`, `Throttled`: then it must come again."""
     partition = Partition(message.scope, message.workflow_id)
     document = await existing(services, partition, BURST_ID)
     if document is None:
@@ -118,6 +111,8 @@ async def _take(burst: _Burst) -> bool:
             if problem.code != "workflow_busy":
                 raise
             return False
+        except NoLongerDue:
+            return False  # it was disabled, or edited, this very moment
         if not await _started(burst, run):
             return False
         await _mark_taken(burst, files, run)
@@ -142,8 +137,9 @@ async def _run_of(burst: _Burst, batch: list[Document]) -> tuple[Document, list[
             batch = _late(burst, batch)
             if problem.code != "workflow_busy" or not batch:
                 raise
-            why = f"run {problem.extra['active_run_id']} was active for too long"
-    return await skip_run(burst.services, burst.partition, burst.workflow, _start(burst, batch), why), batch
+            why = f"busy for too long: {problem.detail}"
+    start = replace(_start(burst, batch), when=())
+    return await skip_run(burst.services, burst.partition, burst.workflow, start, why), batch
 
 
 def _unwanted(burst: _Burst, batch: Sequence[Document]) -> str | None:
@@ -176,7 +172,7 @@ def _start(burst: _Burst, batch: Sequence[Document]) -> Start:
         "files": [shown(file) for file in batch if file["problem"] is None],
         "skipped": [shown(file) for file in batch if file["problem"] is not None],
     }
-    return Start(run_id, run_id, given, REQUESTED_BY, TriggerKind.FILE_SYNC, keys)
+    return Start(run_id, run_id, given, REQUESTED_BY, TriggerKind.FILE_SYNC, keys, when=WANTED)
 
 
 async def _started(burst: _Burst, run: Document) -> bool:
@@ -184,9 +180,11 @@ async def _started(burst: _Burst, run: Document) -> bool:
     if run["status"] != RunStatus.QUEUED:
         return True
     try:
-        await start_instance(burst.orchestrations, run)
-    except Exception as error:  # the client raises what it likes, also for an instance that was started before
-        log.info("the instance of run %s was not started: %s", run["id"], error)
+        # One that is there was started by an earlier delivery. If it was terminated since, that is for `reconcile`.
+        if (await instance_of(burst.orchestrations, run)).state == InstanceState.MISSING:
+            await start_instance(burst.orchestrations, run)
+    except Exception as error:  # the client raises what it likes
+        log.warning("the instance of run %s was not started: %s", run["id"], error)
         return burst.message.tries >= burst.services.settings.file_sync_busy_tries
     return True
 

@@ -45,9 +45,9 @@ class Arrival(StrEnum):
     """In no workflow's folder: logged, as there is nobody to tell."""
 
 
-def trigger_of(workflow: Document) -> FileSyncTrigger | None:
-    """The workflow's `file_sync` trigger, if it has one."""
-    trigger = workflow["definition"]["trigger"]
+def trigger_of(document: Document) -> FileSyncTrigger | None:
+    """The `file_sync` trigger of a workflow, or of a run's definition, if it has one."""
+    trigger = document["definition"]["trigger"]
     return FileSyncTrigger.model_validate(trigger) if trigger["kind"] == TriggerKind.FILE_SYNC else None
 
 

@@ -27,10 +27,15 @@ TIMER_RECONCILE = "reconcile"
 TIMER_RETENTION = "retention"
 TIMER_SCHEDULE = "schedule"
 TIMER_SWEEP_NOTIFICATIONS = "sweep_notifications"
+TIMER_SWEEP_FILE_SYNC = "sweep_file_sync"
 
 # Queue functions
 QUEUE_FUNCTION_RUN_REQUESTS = "run_requests"
 QUEUE_FUNCTION_NOTIFICATIONS = "notifications"
+QUEUE_FUNCTION_FILE_SYNC = "file_sync_bursts"
+
+# Blob functions
+BLOB_FILE_SYNC = "file_sync"
 
 # The Durable event that wakes a run's orchestrator after an accepted cancel
 EVENT_CANCEL = "cancel"
@@ -60,6 +65,7 @@ RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, TOMBSTONE_ID, SECRETS_ID, "group
 # Kinds of side effects
 ARTIFACT = "artifact"
 NOTIFICATION = "notification"
+DOCUMENT = "document"
 
 QUEUE_NOTIFICATIONS = "notifications"
 QUEUE_FILE_SYNC = "file-sync"

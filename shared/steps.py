@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, field_validator, model_validator
 
 from shared.documents import validate_name
 from shared.schemas import check_schema
@@ -47,15 +47,17 @@ class Step(Strict):
 
 
 class Documents(Strict):
-    """Which documents of the scope: all whose name begins with `prefix`, or those in `names`."""
+    """Which documents of the scope: all whose name begins with `prefix`, those in `names`, or those that the earlier
+    `file_sync` step named `step` brought in."""
 
     prefix: str | None = Field(default=None, max_length=300)
     names: list[str] | None = Field(default=None, min_length=1, max_length=100)
+    step: str | None = Field(default=None, max_length=64)
 
     @model_validator(mode="after")
     def _one_of(self) -> Documents:
-        if (self.prefix is None) == (self.names is None):
-            raise ValueError("give either prefix or names")
+        if [self.prefix, self.names, self.step].count(None) != 2:
+            raise ValueError("give one of prefix, names and step")
         for name in self.names or ():
             validate_name(name)
         return self
@@ -74,6 +76,26 @@ class ModelOptions(Strict):
         yield "prompt", self.prompt, document
         if self.system is not None:
             yield "system", self.system, document
+
+
+class FileSyncStep(Step):
+    """Brings files that were dropped for the workflow into the scope's documents, one item a file.
+
+    `only_changed`: the files that started the run (in another run: those newer than their documents), or all; None: as the
+    trigger says. `prefix`: of the files' paths; None: the trigger's. `into`: what the documents' names begin with.
+    """
+
+    kind: Literal["file_sync"]
+    only_changed: bool | None = None
+    prefix: str | None = Field(default=None, max_length=299)
+    into: str = Field(default="", max_length=200)
+    parallel: int = Field(default=4, ge=1, le=64)
+
+    @field_validator("prefix", "into")
+    @classmethod
+    def _begins_a_name(cls, text: str | None) -> str | None:
+        validate_name(f"{text or ''}x")
+        return text
 
 
 class FetchUrlsStep(Step):
@@ -239,7 +261,8 @@ class ChildRunStep(Step):
 
 
 AnyStep = Annotated[
-    FetchUrlsStep
+    FileSyncStep
+    | FetchUrlsStep
     | AnalyzeDocumentsStep
     | CompareDocumentsStep
     | ModelStep
@@ -252,7 +275,7 @@ AnyStep = Annotated[
 ]
 STEP_KINDS = frozenset(get_args(step.model_fields["kind"].annotation)[0] for step in get_args(get_args(AnyStep)[0]))
 """Every kind of step."""
-FANS_OUT = ("fetch_urls", "analyze_documents")
+FANS_OUT = ("file_sync", "fetch_urls", "analyze_documents")
 """Kinds whose work is one item each."""
 
 

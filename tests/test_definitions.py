@@ -112,6 +112,18 @@ def test_the_smallest_definition_gets_the_defaults() -> None:
         (workflow(MODEL, trigger={"kind": "file_sync", "debounce_seconds": 601}), "trigger.debounce_seconds"),
         (workflow(MODEL, trigger={"kind": "file_sync", "run_when": "never"}), "trigger.run_when"),
         (workflow(MODEL, trigger={"kind": "file_sync", "cron": "* * * * *"}), "trigger.cron"),
+        (workflow({"kind": "file_sync", "name": "f", "into": "../"}), "steps.0.into"),
+        (workflow({"kind": "file_sync", "name": "f", "prefix": "/"}), "steps.0.prefix"),
+        (
+            workflow(MODEL, {"kind": "compare_documents", "name": "c", "prompt": "x", "documents": {"step": "m"}}),
+            "steps.1.documents.step",
+        ),
+        (
+            workflow(
+                {"kind": "compare_documents", "name": "c", "prompt": "x", "documents": {"step": "a", "names": ["b"]}}
+            ),
+            "steps.0.documents",
+        ),
         (workflow(*({**MODEL, "name": f"m{i}"} for i in range(65))), "steps"),
     ],
 )

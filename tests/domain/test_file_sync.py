@@ -173,7 +173,7 @@ async def test_files_that_waited_for_too_long_are_a_skipped_run(tmp_path: Path, 
         await inbox.later(8000)
         skipped = (await inbox.runs())[1]
         assert skipped["status"] == "skipped"
-        assert skipped["error"]["message"] == f"run {busy.run_id} was active for too long"
+        assert skipped["error"]["message"] == f"busy for too long: run {busy.run_id} is active"
         assert [file["path"] for file in skipped["input"]["files"]] == ["a.txt"]
         assert await inbox.at_rest()
         await inbox.deliver("a.txt")
@@ -291,13 +291,13 @@ async def test_a_forged_or_late_message_does_nothing(inbox: Inbox) -> None:
 
 async def test_an_instance_that_could_not_be_started_is_started_later(inbox: Inbox) -> None:
     """Guards a run that is queued while Durable is away: it is neither lost nor doubled."""
-    inbox.orchestrations.down = True
+    inbox.orchestrations.fails = ConnectionError("Durable is away")
     await inbox.put("a.txt")
     await inbox.later(60)
     (run,) = await inbox.runs()
     await inbox.put("b.txt")
     await inbox.later(60)
-    inbox.orchestrations.down = False
+    inbox.orchestrations.fails = None
     await inbox.later(301)
     assert inbox.orchestrations.started == [run["id"]]
     await inbox.drive(run)

@@ -13,6 +13,7 @@ import pytest
 from shared.file_bursts import LOST_SECONDS, wake_lost_bursts
 from shared.file_sync import Arrival
 from shared.store.port import Delete, Op
+from shared.workflows import change
 from tests.support.inbox import Inbox, inbox_of
 from tests.support.world import RecordingStore, World, open_world
 
@@ -133,6 +134,23 @@ async def test_a_newer_version_is_not_replaced_by_a_slow_delivery_of_an_older_on
     await inbox.later(10)
     (run,) = await inbox.runs()
     assert [(file["path"], file["size"]) for file in run["input"]["files"]] == [("a.txt", 5)]
+
+
+async def test_a_workflow_that_is_disabled_this_very_moment_is_not_started(inbox: Inbox) -> None:
+    """Guards that nothing starts once a person has been told that the workflow is disabled."""
+
+    async def meanwhile(ops: Sequence[Op]) -> None:
+        if len(ops) > 3:
+            store.before = None
+            await change(inbox.services, inbox.partition, {"enabled": False}, None, merge=True)
+
+    store = RecordingStore(inbox.services.store)
+    await inbox.put("a.txt")
+    inbox.services.store, store.before = store, meanwhile
+    await inbox.later(60)
+    (run,) = await inbox.runs()
+    assert (run["status"], inbox.orchestrations.started) == ("skipped", [])
+    assert await inbox.at_rest()
 
 
 class Dawdling:

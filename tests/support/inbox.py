@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from shared.executions import RunRef
-from shared.file_bursts import close_burst
-from shared.file_sync import Arrival, arrive
+from shared.file_messages import deliver, handle
 from shared.folder_blobs import container_folder
 from shared.names import CONTAINER_FILE_SYNC, QUEUE_FILE_SYNC, DocumentType
 from shared.source_files import folder_of
 from shared.store.port import Document, Partition, Query
+from tests.support.orchestrations import FakeOrchestrations
 from tests.support.world import World
 
 STEP = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-
-
-class Orchestrations:
-    """Notes which instances were started; refuses while `down`."""
-
-    def __init__(self) -> None:
-        self.started: list[str] = []
-        self.down = False
-
-    async def start_new(self, _name: str, instance_id: str, _input: Any) -> None:
-        if self.down:
-            raise ConnectionError("Durable is away")
-        if instance_id in self.started:
-            raise Exception("409: it runs")  # as the client does
-        self.started.append(instance_id)
-
-    async def raise_event(self, _instance_id: str, _name: str, _data: Any) -> None:
-        """Nobody waits for one here."""
 
 
 class Inbox:
@@ -45,7 +28,7 @@ class Inbox:
         self.world, self.services, self.workflow = world, world.services, workflow
         self.partition = Partition(workflow["scope"], workflow["workflow_id"])
         self.folder = container_folder(data, CONTAINER_FILE_SYNC) / folder_of(self.partition)
-        self.orchestrations = Orchestrations()
+        self.orchestrations = FakeOrchestrations()
         self.now = NOON
         self.sent: list[tuple[datetime, dict[str, Any]]] = []
         self.services.queue.send = self._send  # type: ignore[method-assign]
@@ -60,28 +43,35 @@ class Inbox:
         """A person puts a file there."""
         file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        whole = file.with_name(".dropped")
+        whole.write_bytes(data)
         self._writes += 1
-        os.utime(file, ns=(1, self._writes))  # a version of its own, however coarse the clock
+        os.utime(whole, ns=(1, self._writes))  # a version of its own, however coarse the clock
+        whole.replace(file)
 
     def blob(self, path: str) -> str:
         """The name of its blob."""
         return folder_of(self.partition) + path
 
-    async def deliver(self, path: str) -> Arrival:
+    async def deliver(self, path: str) -> str:
         """The blob trigger delivers it."""
-        return await arrive(self.services, self.blob(path), self.now)
+        return await deliver(self.services, self.blob(path), self.now)
 
     async def put(self, *paths: str, data: bytes = b"text") -> None:
         """Files are dropped, and delivered."""
         for path in paths:
             self.drop(path, data)
             await self.deliver(path)
+            self.now += timedelta(milliseconds=1)
 
     async def close(self, body: Any) -> None:
         """The queue trigger delivers a message."""
         self.delivered += 1
-        await close_burst(self.services, self.orchestrations, body, self.now)
+        await self.handle(json.dumps(body))
+
+    async def handle(self, text: str) -> str:
+        """The queue trigger delivers this text. Answers what became of it."""
+        return await handle(self.services, self.orchestrations, text, self.now)
 
     async def later(self, seconds: float = 0.0) -> None:
         """Let time pass, and deliver what becomes due. A message whose delivery raises stays."""
