@@ -33,12 +33,13 @@ from shared.agents import (
 )
 from shared.branches import cancelled_branch, refusal
 from shared.cancellation import run_blocking
+from shared.children import Child, start_child
 from shared.errors import ConditionFailed, Conflict, StepFailed
 from shared.executions import ExecutionSpec, RunRef, ancestors, split_call_path, turn_call_path, turn_model_path
 from shared.ids import from_text
 from shared.model_answers import ToolCall
 from shared.model_client import ModelRequest
-from shared.names import OUTCOME_BRANCH_CANCELLED, OUTCOME_TURN, DocumentType, Kind
+from shared.names import OUTCOME_BRANCH_CANCELLED, OUTCOME_TURN, RUN_WORKFLOW, DocumentType, Kind
 from shared.operation_context import OperationContext
 from shared.outputs import as_text, keep, load, preview
 from shared.services import Services
@@ -228,6 +229,12 @@ async def call_tool(services: Services, ref: RunRef, path: str) -> Outcome:
     agent = await _load(services, ref, run, step, split_call_path(path)[0])
     call = await _call_at(services, ref, path)
 
+    spec = ExecutionSpec(path, Kind.TOOL_CALL, call.name or "unknown", preview(call.arguments))
+    child = _child(agent, call)
+    if child is not None:
+        seconds = None if agent.seconds_left == float("inf") else max(0.0, agent.seconds_left)
+        return {**await start_child(services, ref, spec, child), "seconds": seconds}
+
     async def body(context: OperationContext) -> Any:
         if call.name not in agent.options.tools:
             known = ", ".join([*agent.options.tools, *(one.name for one in agent.options.agents)]) or "none"
@@ -237,8 +244,19 @@ async def call_tool(services: Services, ref: RunRef, path: str) -> Outcome:
             raise StepFailed("tool_arguments_invalid", f"{call.name}: the arguments are not a JSON object")
         return await registry.get(call.name).call(arguments, tool_context(context))
 
-    spec = ExecutionSpec(path, Kind.TOOL_CALL, call.name or "unknown", preview(call.arguments))
     return await _supervised(services, ref, spec, agent, body)
+
+
+def _child(agent: Agent, call: ToolCall) -> Child | None:
+    """The child run that a call asks for; None for any other call, and for one whose arguments are wrong."""
+    arguments = parsed_arguments(call)
+    if call.name != RUN_WORKFLOW or RUN_WORKFLOW not in agent.options.tools or arguments is None:
+        return None
+    try:
+        given = registry.get(call.name).validated(arguments)
+    except StepFailed:
+        return None
+    return Child(given["workflow_id"], given["input"], agent.step.retries)
 
 
 async def _supervised(services: Services, ref: RunRef, spec: ExecutionSpec, agent: Agent, body: Any) -> Outcome:

@@ -16,6 +16,7 @@ from typing import Any
 import azure.durable_functions as df
 
 from orchestrators.calls import Outcome, call_until_done
+from orchestrators.child_runs import follow_child
 from shared import names
 
 
@@ -43,5 +44,10 @@ def _call(context: df.DurableOrchestrationContext, given: dict[str, Any], call: 
 
 
 def tool_call(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
-    """The body of the `tool_call` orchestrator. Input: the run's reference and the call's `path`."""
-    return (yield from call_until_done(context, names.ACTIVITY_CALL_TOOL, context.get_input()))
+    """The body of the `tool_call` orchestrator. Input: the run's reference and the call's `path`.
+
+    A call of `run_workflow` is a child run, which is waited for here.
+    """
+    payload: dict[str, Any] = context.get_input()
+    started = yield from call_until_done(context, names.ACTIVITY_CALL_TOOL, payload)
+    return (yield from follow_child(context, payload, started, started.get("seconds")))

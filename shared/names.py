@@ -77,6 +77,8 @@ CONTAINER_FILE_SYNC = "filesync"
 """The blob container that people drop files into."""
 
 
+RUN_WORKFLOW = "run_workflow"
+"""The tool with which an agent runs another workflow; its call is a child run."""
 CHILD_SUFFIX = "r"
 """The last part of the path of a node's child run."""
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, field_validator, model_validator
 
 from shared.documents import validate_name
+from shared.names import RUN_WORKFLOW
 from shared.schemas import check_schema
 from shared.tools import registry
 
@@ -158,6 +159,8 @@ class ToolStep(Step):
     def _tool_is_known(self) -> ToolStep:
         if self.tool not in registry.names():
             raise ValueError(f"unknown tool {self.tool!r}; known are {', '.join(sorted(registry.names()))}")
+        if self.tool == RUN_WORKFLOW:
+            raise ValueError(f"{RUN_WORKFLOW} is for agents: use a step of kind child_run")
         return self
 
     def texts(self) -> Iterator[tuple[str, str, bool]]:

@@ -280,7 +280,7 @@ def test_the_built_in_tools_are_there_and_described() -> None:
     """A model chooses by description: none may lack one, for itself or a parameter."""
     side_effects = {name: registry.get(name).side_effects for name in registry.names()}
     assert side_effects == {
-        **dict.fromkeys(("echo", "fetch_url", "read_document", "search_documents", "sleep"), ()),
+        **dict.fromkeys(("echo", "fetch_url", "read_document", "run_workflow", "search_documents", "sleep"), ()),
         "notify": ("notification",),
         "write_artifact": ("artifact",),
     }

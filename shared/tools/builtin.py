@@ -122,6 +122,21 @@ async def echo(value: Any) -> Any:
     return value
 
 
+@tool
+async def run_workflow(  # its arguments are what its schema is made of
+    workflow_id: Annotated[str, Field(pattern=r"^[a-z0-9]{26}$")],  # noqa: ARG001
+    input: Any = None,  # noqa: ARG001
+) -> Any:
+    """Run another workflow, wait for its end and answer its output.
+
+    Args:
+        workflow_id: Which one.
+        input: What it is given: any JSON.
+    """
+    # An agent's call of it is a child run, which an orchestration waits for, not a tool's body.
+    raise StepFailed("tool_not_here", "only an agent can call this tool; a workflow has the step child_run")
+
+
 def _bounded(text: str) -> str:
     """The text, or its beginning with a note that says so: a model should know that it has not read all."""
     if len(text) <= MAX_TEXT:

@@ -112,7 +112,7 @@ class Tool:
         `tool_arguments_invalid`, `tool_failed` (any other exception), `tool_result_invalid` (no JSON, or over 1 MB).
         """
         checkpoint()
-        given = self._validate(arguments)
+        given = self.validated(arguments)
         if self._context is not None:
             given[self._context] = replace(context, declared=self.side_effects)
         if inspect.iscoroutinefunction(self.function):
@@ -126,7 +126,8 @@ class Tool:
             result = await run_blocking(_call_sync, self.function, given)
         return self._json(result)
 
-    def _validate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def validated(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments, by parameter. Raises `StepFailed` `tool_arguments_invalid`."""
         try:
             # From JSON text, where strict means strict JSON: an enum or a date may come as a string.
             model = self._arguments.model_validate_json(json.dumps(dict(arguments), allow_nan=False))

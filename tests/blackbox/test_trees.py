@@ -147,3 +147,18 @@ def test_an_id_that_two_workflows_have_is_refused_without_the_workflow(api: Api)
     for run in (first, second):
         api.ok("POST", f"/api/workflows/{run.workflow.id}/runs/mine/cancel", (200, 202), json={})
         run.wait("cancelled")
+
+
+def test_an_agent_runs_a_workflow_and_a_cancel_reaches_it(api: Api, model: ModelLog) -> None:
+    """Guards the tool `run_workflow` through Durable orchestrations: its child is stopped with the agent's run."""
+    child = api.workflow(stream(api.user))
+    turn = f'[[tool=run_workflow arguments={{"workflow_id":"{child.id}"}}]]'
+    step = {"kind": "agent", "instructions": "Work.", "input": f"{turn}[[delay=1ms]]Go", "tools": ["run_workflow"]}
+    run = api.workflow(step).start()
+    model.streaming()
+    below = child_run(run, "s01.t01.c0.r")
+    run.cancel()
+    for one in (run, below):
+        one.wait("cancelled")
+        assert_cancelled_whole(one)
+    assert below.receipt()["source"] == "parent"

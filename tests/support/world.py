@@ -164,7 +164,9 @@ class World:
         return {"status": "completed"}
 
     async def _child_run(self, ref: RunRef, path: str) -> dict[str, Any]:
-        started = await until_done(partial(child_runs.start, self.services, ref, path))
+        return await self._follow(ref, path, await until_done(partial(child_runs.start, self.services, ref, path)))
+
+    async def _follow(self, ref: RunRef, path: str, started: dict[str, Any]) -> dict[str, Any]:
         if started["status"] != "running":
             return started
         child = {name: value for name, value in started["child"].items() if name != "instance_id"}
@@ -199,7 +201,8 @@ class World:
     async def _call(self, ref: RunRef, call: dict[str, Any]) -> dict[str, Any]:
         if call["agent"]:
             return await self._agent(ref, call["path"])
-        return await until_done(partial(agents.call_tool, self.services, ref, call["path"]))
+        started = await until_done(partial(agents.call_tool, self.services, ref, call["path"]))
+        return await self._follow(ref, call["path"], started)
 
 
 async def until_done(call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
