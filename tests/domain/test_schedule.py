@@ -11,7 +11,7 @@ import pytest
 from shared import workflows
 from shared.errors import Problem
 from shared.executions import run_ref
-from shared.ids import from_text, now
+from shared.ids import derived_ulid, from_text, now, to_text
 from shared.names import CancelSource
 from shared.scheduler import MAX_SLOTS, SCHEDULER, run_due
 from shared.store.port import Delete, Document, Patch
@@ -170,6 +170,17 @@ async def test_a_slot_whose_receipt_is_all_that_is_left_starts_nothing(world: Wo
     await run_due(world.services, host, at(hours=1))
     assert (await runs_of(world, workflow), len(host.started)) == ([], 1)
     assert await next_run_at(world, workflow) == at(hours=2)
+
+
+async def test_a_run_that_took_the_slots_id_does_not_hold_up_the_schedule(world: World) -> None:
+    """Guards against a person who starts a run under the id that a slot's run would have: only that slot has none."""
+    host, workflow = FakeOrchestrations(), await scheduled(world, HOURLY, NOON)
+    slot = at(hours=1)
+    taken = derived_ulid(slot, f"schedule:{workflow['scope']}:{workflow['workflow_id']}:{to_text(slot)}")
+    assert await world.drive(await world.start(workflow, run_id=taken)) == "completed"
+    for hours in (1, 2):
+        await run_due(world.services, host, at(hours=hours))
+    assert await statuses(world, workflow, NOON) == {7200: "queued"}
 
 
 # What people change
