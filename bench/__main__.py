@@ -1,5 +1,6 @@
-"""`python -m bench [start] [throughput] [cancel] [races] [remote] [cost]`: all of them without a name. Prints one table.
+"""`python -m bench [start] [throughput] [cancel] [races] [remote] [trees] [cost]`: without a name all of them.
 
+Prints one table.
 These machines are noisy: compare figures of one call with one another, not with another day's.
 """
 
@@ -16,6 +17,7 @@ from datetime import datetime
 from bench.cost import cost
 from bench.host import Client, Json, running_host
 from bench.remote import WORKERS, stops
+from bench.trees import NODES, cancel_trees
 
 ECHO: Json = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
 STREAM: Json = {"kind": "model", "prompt": "[[tokens=20000 delay=5ms]] go"}
@@ -144,6 +146,15 @@ async def remote(client: Client) -> list[Row]:
     ]
 
 
+async def trees(client: Client) -> list[Row]:
+    """A cancel of a whole tree of runs: until all of it has accepted."""
+    taken, late = await cancel_trees(client)
+    return [
+        row(f"cancel a tree of {NODES} nodes: all has accepted ({len(taken)})", taken, "p50 <= 100 ms"),
+        ("  model calls begun after the answer", str(late), "", "0"),
+    ]
+
+
 def _tokens_after(entry: Json, answered: float) -> int:
     began = _moment(entry["began_at"])
     return sum(began + at > answered for at in entry["tokens"])
@@ -155,6 +166,7 @@ BENCHES: dict[str, Callable[[Client], Awaitable[list[Row]]]] = {
     "cancel": cancel,
     "races": races,
     "remote": remote,
+    "trees": trees,
 }
 
 

@@ -12,7 +12,7 @@ from shared.errors import ConditionFailed, NotFound
 from shared.events import event
 from shared.executions import RunRef, ancestors
 from shared.ids import now
-from shared.names import OUTCOME_BRANCH_CANCELLED, OUTCOME_RETRY, DocumentType, EventType
+from shared.names import OUTCOME_BRANCH_CANCELLED, OUTCOME_RETRY, DocumentType, EventType, Kind
 from shared.operations import run_guard
 from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION, RunStatus
@@ -47,16 +47,19 @@ async def refusal(services: Services, ref: RunRef, path: str) -> dict[str, Any]:
     return outcome
 
 
-async def below(services: Services, ref: RunRef, path: str | None, *statuses: Ex) -> list[Document]:
-    """The executions at and below `path` (None: all of the run) that are in one of `statuses`, in path order."""
+async def below(
+    services: Services, ref: RunRef, path: str | None, *statuses: Ex, kind: Kind | None = None
+) -> list[Document]:
+    """The executions at and below `path` (None: all of the run) in one of `statuses`, of `kind` if given, in path order."""
     found: list[Document] = []
     after: str | None = None
+    of_kind = () if kind is None else (FieldIn("kind", (kind,)),)
     while True:
         page = await services.store.query(
             Query(
                 DocumentType.EXECUTION,
                 ref.partition,
-                where=(Prefix("id", ref.execution_id(path or "")), FieldIn("status", statuses)),
+                where=(Prefix("id", ref.execution_id(path or "")), FieldIn("status", statuses), *of_kind),
                 limit=500,
                 after=after,
             )

@@ -327,8 +327,7 @@ async def cancel_children(services: Services, run: Document, request: CancelRequ
     To be called once the cancel of `run`, or of the branch at `path`, was accepted: then no further child can be begun. One
     that isn't created yet gets a tombstone under its name, so that it never starts.
     """
-    running = await below(services, run_ref(run), path, Ex.RUNNING)
-    standing_in = [one for one in running if one["child"] is not None]
+    standing_in = await below(services, run_ref(run), path, Ex.RUNNING, kind=Kind.CHILD_RUN)
     grace = run["cancel"]["grace_seconds"] if run["cancel"] else run["definition"]["grace_seconds"]
     passed_on = replace(request, source=CancelSource.PARENT, grace_seconds=grace)
     at_once = asyncio.Semaphore(CHILDREN_AT_ONCE)
