@@ -27,7 +27,8 @@ MAX_SCANNED = 20_000
 async def source_paths(services: Services, ref: RunRef, run: Document, step: FileSyncStep) -> list[str]:
     """The files that the step is to bring in, in order. Raises `StepFailed` `too_many_documents`.
 
-    Only what changed: the files that started the run; in another run, those that are newer than their documents.
+    Only what changed: the files that started the run (or the one that it was resumed from); in another run, those that are
+    newer than their documents.
     """
     trigger = trigger_of(run)
     only_changed, prefix = step.only_changed, step.prefix
@@ -35,7 +36,7 @@ async def source_paths(services: Services, ref: RunRef, run: Document, step: Fil
         only_changed = trigger is None or trigger.only_changed
     if prefix is None:
         prefix = "" if trigger is None else trigger.prefix
-    if only_changed and run["trigger"]["kind"] == TriggerKind.FILE_SYNC:
+    if only_changed and await _files_started(services, ref, run):
         return [file["path"] for file in run["input"]["files"] if file["path"].startswith(prefix)]
     folder = folder_of(ref.partition)
     files = [(info.name.removeprefix(folder), info) async for info in _sources(services, folder + prefix)]
@@ -47,6 +48,18 @@ async def source_paths(services: Services, ref: RunRef, run: Document, step: Fil
     if len(files) > most:
         raise StepFailed("too_many_documents", f"{len(files)} files are to be brought in; the most is {most}")
     return [path for path, _ in files]
+
+
+async def _files_started(services: Services, ref: RunRef, run: Document) -> bool:
+    """Whether its input is that of a run that files started. A person's may look alike, and is none."""
+    while run["trigger"]["kind"] != TriggerKind.FILE_SYNC:
+        if run["resumed_from"] is None:
+            return False
+        try:
+            run = await services.store.get(ref.partition, run["resumed_from"])
+        except NotFound:
+            return False
+    return True
 
 
 async def _sources(services: Services, prefix: str) -> AsyncIterator[BlobInfo]:

@@ -30,7 +30,7 @@ MAX_DEFERRED = 300
 class Arrived(Strict):
     """A blob whose delivery could not be recorded."""
 
-    blob: str = Field(min_length=1, max_length=2000)
+    blob: str = Field(max_length=2000)
 
 
 class Deferred(Strict):

@@ -24,6 +24,8 @@ PENDING = "pending"
 """The version that arrived last waits for its run."""
 TAKEN = "taken"
 """A run (or a `skipped` one) was made for it."""
+SHOWN = 320
+"""The most characters of what is told about a file that can't be used: more than a document's name has."""
 
 _NAME = re.compile(rf"(user|group)/({ID_PATTERN.pattern})/({WORKFLOW_PATTERN.pattern})/(.+)", re.DOTALL)
 
@@ -98,4 +100,9 @@ def new_file(version: Document, at: str) -> Document:
 
 def shown(file: Document) -> dict[str, Any]:
     """A file as a run's input names it; with `code` and `message` if it could not be used."""
-    return {key: file[key] for key in ("path", "etag", "size")} | (file["problem"] or {})
+    facts = {key: file[key] for key in ("path", "etag", "size")}
+    if file["problem"] is None:
+        return facts
+    # Names that are none may be long, and the run's document is written often.
+    short = {"path": file["path"][:SHOWN], "message": file["problem"]["message"][:SHOWN]}
+    return {**facts, **file["problem"], **short}

@@ -14,6 +14,8 @@ from activities import lifecycle
 from shared import workflows
 from shared.deliveries import sweep
 from shared.executions import RunRef
+from shared.file_bursts import LOST_SECONDS, wake_lost_bursts
+from shared.file_sync import Arrival
 from shared.names import DocumentType
 from shared.reconcile import reconcile
 from shared.retention import retain
@@ -25,6 +27,7 @@ from tests.cosmos_double.fixtures import cosmos_server, double  # noqa: F401
 from tests.cosmos_double.server import Double
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.domain.test_webhooks import deliver, woken
+from tests.support.inbox import inbox_of
 from tests.support.orchestrations import FakeOrchestrations
 from tests.support.receiver import receiving
 from tests.support.schedules import active, every, scheduled, statuses, workflow_of
@@ -151,3 +154,20 @@ async def test_a_schedule_runs_is_skipped_once_and_is_switched_off(double: Doubl
         assert (after["definition"]["enabled"], after["runtime"]["next_run_at"]) == (False, None)
         assert (after["revision"], after["runtime"]["active_run_id"]) == (revision + 1, None)
         assert len(durable.started) == len(set(durable.started)) == 3
+
+
+async def test_a_burst_of_files_is_one_run(double: Double, tmp_path: Path) -> None:
+    """Guards the queries of bursts: the pending files in order, and the bursts of all partitions that lost their message."""
+    async with world_on(double, tmp_path) as world:
+        inbox = await inbox_of(world, tmp_path)
+        await inbox.put("b.txt", "a.txt", "c.exe")
+        await inbox.put("b.txt", data=b"newer")
+        inbox.sent.clear()
+        await inbox.later(LOST_SECONDS + 10)
+        assert await wake_lost_bursts(world.services, inbox.now) == 1
+        await inbox.later(10)
+        (run,) = await inbox.runs()
+        assert [(file["path"], file["size"]) for file in run["input"]["files"]] == [("b.txt", 5), ("a.txt", 4)]
+        await inbox.drive_started()
+        assert await inbox.deliver("a.txt") == Arrival.KNOWN
+        assert await inbox.at_rest()

@@ -86,8 +86,9 @@ def local_put(data: Path) -> Put:
 
 
 def test_a_file_in_the_local_folder_starts_a_run(start_host: StartHost) -> None:
-    """Guards the whole way on a laptop: folder, blob trigger, burst, queue trigger, run, step, document."""
-    host = start_host()
+    """Guards the whole way on a laptop: folder, blob trigger, burst, queue trigger, run, step, document; each in the process
+    that takes it first."""
+    host = start_host(workers=2)
     with new_client(host.base_url) as client:
         check(Api(client), local_put(host.data))
     assert "Traceback" not in host.log(), host.log()[-4000:]

@@ -13,11 +13,14 @@ import pytest
 from shared.documents import Documents
 from shared.errors import NotFound, Unavailable
 from shared.executions import RunRef
+from shared.ids import new_ulid
 from shared.outputs import load
+from shared.resume import Resume, resume_run
+from shared.runs import Start
 from shared.store.port import Document
 from tests.support.inbox import Inbox, trigger
 from tests.support.waiting import eventually
-from tests.support.world import World, open_world
+from tests.support.world import ALICE, World, open_world
 
 BRING = {"kind": "file_sync", "name": "bring"}
 ANALYZE = {"kind": "analyze_documents", "name": "read", "prompt": "Sum up", "documents": {"step": "bring"}}
@@ -100,6 +103,21 @@ async def test_a_run_that_no_file_started_brings_in_what_is_newer_than_its_docum
     assert (await output_of(inbox, await by_hand(inbox)))["documents"] == ["in/a.txt"]
     await Documents(inbox.services.blobs, inbox.partition.scope).delete("in/b.txt")
     assert (await output_of(inbox, await by_hand(inbox)))["documents"] == ["in/b.txt"]
+
+
+async def test_a_resumed_run_brings_in_the_files_that_started_the_first_one(world: World, tmp_path: Path) -> None:
+    """Guards a burst that was cancelled: going on with it means these files, whatever else lies there."""
+    inbox = await inbox_with(world, tmp_path, BRING)
+    inbox.drop("other.txt")
+    await inbox.put("a.txt")
+    await inbox.later(10)
+    (cancelled,) = await inbox.runs()
+    await world.cancel(RunRef(*inbox.partition, cancelled["id"], cancelled["epoch"]))
+    old = await world.run(RunRef(*inbox.partition, cancelled["id"], cancelled["epoch"]))
+    start = Start(new_ulid(), new_ulid(), None, ALICE)
+    resumed, _ = await resume_run(inbox.services, inbox.partition, inbox.workflow, old, start, Resume())
+    assert await inbox.drive(resumed) == "completed"
+    assert (await output_of(inbox, resumed))["documents"] == ["a.txt"]
 
 
 async def test_what_cannot_be_brought_in_is_told_and_the_rest_is(tmp_path: Path) -> None:
