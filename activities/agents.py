@@ -53,16 +53,15 @@ from shared.tools import registry
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent of a run, as it was called. `seconds_left`: until its deadline, or that of an agent above it."""
+    """An agent of a run. `seconds_left`: until its deadline, or that of an agent above it."""
 
-    spec: ExecutionSpec
+    path: str
     step: AgentStep
     options: AgentOptions
-    instructions: str
-    given: str
+    name: str
     seconds_left: float
-    failure: StepFailed | None = None
-    """Why it can't begin."""
+    call: ToolCall | None
+    """The call that a sub-agent answers."""
 
 
 async def take_turn(services: Services, ref: RunRef, path: str, turn: int) -> Outcome:
@@ -71,19 +70,16 @@ async def take_turn(services: Services, ref: RunRef, path: str, turn: int) -> Ou
     container = await find_container(services, ref, path)
     if container is not None and container["status"] not in UNFINISHED_EXECUTION:
         return await outcome_of(services, ref, container)
-    agent = await _load(services, ref, run, step, path)
+    agent = await _find(services, ref, step, path)
+    briefing = await _brief(services, run, ref, agent)
     if container is None or container["status"] == Ex.PENDING:
+        kind = Kind.STEP if agent.call is None else Kind.AGENT
         try:
-            await open_container(services, ref, agent.spec, container)
+            node = ExecutionSpec(path, kind, agent.name, preview(briefing.given))
+            await open_container(services, ref, node, container)
         except (ConditionFailed, Conflict) as error:
             return await refusal(services, ref, path) if error.op_index == 0 else AGAIN
-    try:
-        turns = await _turns(services, ref, run, path, turn - 1)
-        outcome = await _ask(services, ref, run, agent, turns)
-        if outcome["status"] == Ex.COMPLETED:
-            return await _conclude(services, ref, agent, turns)
-    except StepFailed as error:
-        outcome = {"status": Ex.FAILED, "error": {"code": error.code, "message": error.detail}}
+    outcome = await _taken(services, ref, run, agent, briefing, turn)
     if outcome["status"] == Ex.FAILED:
         return await close_container(services, ref, path, Ex.FAILED, None, outcome["error"])
     if outcome["status"] == OUTCOME_BRANCH_CANCELLED:
@@ -92,31 +88,55 @@ async def take_turn(services: Services, ref: RunRef, path: str, turn: int) -> Ou
     return outcome
 
 
-async def _load(services: Services, ref: RunRef, run: Document, step: AgentStep, path: str) -> Agent:
-    """The agent at `path`: its definition, found along the calls that led to it, and what it was given."""
-    instructions = given = ""
-    failure: StepFailed | None = None
-    options: AgentOptions = step
-    name, seconds = step.name, [await _seconds_left(services, ref, ancestors(path)[0], step.timeout_seconds)]
+async def _taken(
+    services: Services, ref: RunRef, run: Document, agent: Agent, briefing: _Briefing, turn: int
+) -> Outcome:
+    """A turn of an open agent. Answers `failed` where that ends the agent, which is yet to be closed."""
     try:
-        values = await values_for(services, run, ref, step)
-        given = templates.render(step.input, values)
-        for below in ancestors(path)[1:]:
-            call = await _call_at(services, ref, below)
-            sub = next(one for one in options.agents if one.name == call.name)
-            options, name = sub, sub.name
-            seconds.append(await _seconds_left(services, ref, below, sub.timeout_seconds))
-            given = _given(call)
-        instructions = templates.render(options.instructions, values)
+        if briefing.failure is not None:
+            raise briefing.failure
+        options, turns = agent.options, await _turns(services, ref, run, agent.path, turn - 1)
+        messages = await _computed(options, transcript, options, briefing.instructions, briefing.given, turns)
+        outcome = await _ask(services, ref, run, agent, turns, messages)
+        return outcome if outcome["status"] != Ex.COMPLETED else await _conclude(services, ref, agent, turns)
     except StepFailed as error:
-        failure = error
-    kind = Kind.STEP if path == ancestors(path)[0] else Kind.AGENT
-    spec = ExecutionSpec(path, kind, name, preview(given))
-    return Agent(spec, step, options, instructions, given, min(seconds), failure)
+        return {"status": Ex.FAILED, "error": {"code": error.code, "message": error.detail}}
 
 
-def _given(call: ToolCall) -> str:
-    """The input of a sub-agent's call. Raises `StepFailed` `tool_arguments_invalid`."""
+async def _find(services: Services, ref: RunRef, step: AgentStep, path: str) -> Agent:
+    """The agent at `path`: its definition is found along the calls that led to it."""
+    first, *below = ancestors(path)
+    options: AgentOptions = step
+    name, call = step.name, None
+    seconds = [await _seconds_left(services, ref, first, step.timeout_seconds)]
+    for one in below:
+        call = await _call_at(services, ref, one)
+        sub = next(agent for agent in options.agents if agent.name == call.name)
+        options, name = sub, sub.name
+        seconds.append(await _seconds_left(services, ref, one, sub.timeout_seconds))
+    return Agent(path, step, options, name, min(seconds), call)
+
+
+@dataclass(frozen=True, slots=True)
+class _Briefing:
+    """What an agent is told at first, or why it can't be."""
+
+    instructions: str = ""
+    given: str = ""
+    failure: StepFailed | None = None
+
+
+async def _brief(services: Services, run: Document, ref: RunRef, agent: Agent) -> _Briefing:
+    try:
+        values = await values_for(services, run, ref, agent.step)
+        given = templates.render(agent.step.input, values) if agent.call is None else _input(agent.call)
+        return _Briefing(templates.render(agent.options.instructions, values), given)
+    except StepFailed as error:
+        return _Briefing(failure=error)
+
+
+def _input(call: ToolCall) -> str:
+    """The text that a sub-agent is called with. Raises `StepFailed` `tool_arguments_invalid`."""
     arguments = parsed_arguments(call) or {}
     if list(arguments) != ["input"] or not isinstance(arguments["input"], str):
         raise StepFailed("tool_arguments_invalid", f'{call.name}: write {{"input": "…"}}, with a text and nothing else')
@@ -175,16 +195,15 @@ async def _result(services: Services, run: Document, path: str, execution: Docum
     return failed_result(execution["error"]) if execution["status"] == Ex.FAILED else CANCELLED
 
 
-async def _ask(services: Services, ref: RunRef, run: Document, agent: Agent, turns: Sequence[Turn]) -> Outcome:
+async def _ask(
+    services: Services, ref: RunRef, run: Document, agent: Agent, turns: Sequence[Turn], messages: list[dict[str, Any]]
+) -> Outcome:
     """The model call of the turn after `turns`. Raises `StepFailed` when it may not be made."""
-    if agent.failure is not None:
-        raise agent.failure
     if agent.seconds_left <= 0:
         raise StepFailed("timeout", "its time was over before it had an answer")
     if run["counts"]["total"] >= services.settings.executions_max:
         raise StepFailed("run_too_large", f"the run has over {services.settings.executions_max} executions")
     options, spent = agent.options, sum(turn.tokens for turn in turns)
-    messages = await _computed(options, transcript, options, agent.instructions, agent.given, turns)
     limits = [options.max_tokens, options.max_total_tokens and max(1, options.max_total_tokens - spent)]
     request = ModelRequest(
         messages=messages,
@@ -197,7 +216,7 @@ async def _ask(services: Services, ref: RunRef, run: Document, agent: Agent, tur
         answer = await services.model.complete(request, context.writer())
         return turn_record(answer, services.settings.agent_calls_max, size(messages))
 
-    path = turn_model_path(agent.spec.path, len(turns) + 1)
+    path = turn_model_path(agent.path, len(turns) + 1)
     shown = preview(str(messages[-1]["content"]))
     spec = ExecutionSpec(path, Kind.MODEL_CALL, options.model or "model", shown)
     return await _supervised(services, ref, spec, agent, body)
@@ -210,7 +229,7 @@ async def _computed(options: AgentOptions, function: Any, *arguments: Any) -> An
 
 async def _conclude(services: Services, ref: RunRef, agent: Agent, turns: Sequence[Turn]) -> Outcome:
     """What the turn after `turns`, whose model call has ended, comes to. Raises `StepFailed` as `decide` does."""
-    path, turn = agent.spec.path, len(turns) + 1
+    path, turn = agent.path, len(turns) + 1
     asked = await services.store.get(ref.partition, ref.execution_id(turn_model_path(path, turn)))
     said = read_turn(await load(services.blobs, asked))
     decision = await _computed(agent.options, decide, agent.options, [*turns, said])
@@ -225,8 +244,8 @@ async def _conclude(services: Services, ref: RunRef, agent: Agent, turns: Sequen
 
 async def call_tool(services: Services, ref: RunRef, path: str) -> Outcome:
     """Make the tool call at `path`. A tool that fails is an outcome for the model to read, not the agent's failure."""
-    run, step = await step_of(services, ref, path)
-    agent = await _load(services, ref, run, step, split_call_path(path)[0])
+    _, step = await step_of(services, ref, path)
+    agent = await _find(services, ref, step, split_call_path(path)[0])
     call = await _call_at(services, ref, path)
 
     spec = ExecutionSpec(path, Kind.TOOL_CALL, call.name or "unknown", preview(call.arguments))
