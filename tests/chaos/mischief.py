@@ -18,7 +18,6 @@ from tests.support.host import Host, HostEnded
 
 STALLS = 0.02
 """The part of faults that are no answer at all; each takes the client's whole timeout."""
-
 STARTS = 5
 """How often the host is started before it is given up."""
 

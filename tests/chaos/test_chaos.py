@@ -33,8 +33,10 @@ from tests.support.host import Host
 SECONDS = float(os.environ.get("TRUESTOP_TEST_CHAOS_SECONDS", "6"))
 SEED = int(os.environ.get("TRUESTOP_TEST_SEED") or random.randrange(10**6))
 WORKERS = 2
+"""Beside the host: three processes."""
 USERS = 12
-REST_SECONDS = 150.0 if SECONDS > 60 else 60.0
+REST_SECONDS = 150.0
+"""Longer than the reconciler, once a minute and looking twice, takes to mend what nobody else can."""
 SHOWN = 40
 LOCKED_SECONDS = 12.0 if SECONDS > 60 else 2.0
 """The longest that the file is locked: longer than a write waits, where there is the time for it."""

@@ -169,3 +169,14 @@ async def test_a_run_that_nobody_asked_for_is_found(world: World) -> None:
     scene = await scene_in(world)
     del scene.told[DONE]
     assert any(f"run {DONE} exists, and nobody asked for it" in one for one in await scene.findings())
+
+
+async def test_only_a_child_may_end_before_it_began(world: World) -> None:
+    """Guards the one exception: a tombstone is a child run of which nothing but its end is on record."""
+    scene = await scene_in(world)
+    run = {**await world.store.get(scene.partition, STOPPED), "id": "tomb", "counts": {}, "receipts": []}
+    parent = {"scope": "user:alice", "workflow_id": "w", "run_id": "r", "execution_id": "r:s01.r"}
+    await scene.change(Create({**run, "parent": parent}), terminal_event("tomb", EventType.RUN_CANCELLED))
+    assert await scene.findings() == []
+    await scene.change(Patch("tomb", set={"parent": None}))
+    assert any("run tomb: it was not queued first" in one for one in await scene.findings())
