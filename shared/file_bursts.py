@@ -86,7 +86,7 @@ class _Burst:
 async def close_burst(services: Services, orchestrations: Orchestrations, message: Wake, at: datetime) -> None:
     """Act on a message of the queue. Safe to repeat. Raises `Unavailable`, `Throttled`: then it must come again."""
     partition = Partition(message.scope, message.workflow_id)
-    document = await existing(services, partition, BURST_ID)
+    document = await _hold(services, partition, message)
     if document is None:
         return
     try:
@@ -96,6 +96,22 @@ async def close_burst(services: Services, orchestrations: Orchestrations, messag
     burst = _Burst(services, orchestrations, partition, workflow, document, message, at)
     if burst.quiet or burst.overdue:
         await (_go_on(burst) if await _take(burst) else _again(burst))
+
+
+async def _hold(services: Services, partition: Partition, message: Wake) -> Document | None:
+    """The burst, if there is one.
+
+    A read may lag behind, and this message might not come again: so a write says whether its token is the burst's own.
+    After it this process also reads what was written with the token, the file.
+    """
+    same = (FieldIn("wake", (message.wake,)),)
+    try:
+        hold = Patch(BURST_ID, set={"wake": message.wake}, when=same)
+        return (await services.store.transact(partition, [hold]))[0]
+    except ConditionFailed:
+        return await existing(services, partition, BURST_ID)
+    except NotFound:
+        return None
 
 
 async def _take(burst: _Burst) -> bool:
