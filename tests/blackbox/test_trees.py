@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
 from tests.support.api import Api, ModelLog, Run, Workflow
 from tests.support.promise import assert_cancelled_whole, assert_ended_whole, assert_nothing_after
 from tests.support.waiting import eventually_sync
+
+pytestmark = pytest.mark.several_processes
 
 ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "{{input.word}}"}}
 
