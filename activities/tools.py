@@ -37,5 +37,5 @@ class _Publisher:
 
 def tool_context(context: OperationContext) -> ToolContext:
     """The context of a tool that an operation calls."""
-    documents = Documents(context.services.blobs, context.ref.scope)
+    documents = Documents(context.services.blobs, context.ref.scope, context.token.check)
     return ToolContext(documents, _Publisher(context), context.services.fetch_limits)

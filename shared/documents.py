@@ -6,6 +6,7 @@ caller: the HTTP API, the steps and the tools that a model drives.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from shared.blobs import Blob, BlobInfo, BlobPage, BlobStore
@@ -34,17 +35,21 @@ def validate_name(name: str) -> str:
 
 
 class Documents:
-    """The documents of one scope (`user:{oid}` or `group:{gid}`), by their names within it."""
+    """The documents of one scope (`user:{oid}` or `group:{gid}`), by their names within it.
 
-    def __init__(self, blobs: BlobStore, scope: str) -> None:
+    `check` is called on entry of each method and raises once nothing may be done any more. What is given to a tool has its
+    operation's own, because a thread that a tool starts has no current run.
+    """
+
+    def __init__(self, blobs: BlobStore, scope: str, check: Callable[[], None] = checkpoint_if_run) -> None:
         if not scope or "/" in scope:
             raise ValueError(f"{scope!r} is not a scope: with a '/' it could reach into another one's documents")
-        self._blobs = blobs
+        self._blobs, self._check = blobs, check
         self._root = f"documents/{scope}/"
 
     async def put(self, name: str, data: bytes, content_type: str) -> BlobInfo:
         """Create or overwrite a document. Raises `ValueError` (name), `StepFailed` `document_too_large`."""
-        checkpoint_if_run()
+        self._check()
         path = self._path(name)
         if len(data) > MAX_INPUT_BYTES:
             raise StepFailed("document_too_large", f"{name!r} has {len(data)} bytes; the most is {MAX_INPUT_BYTES}")
@@ -52,7 +57,7 @@ class Documents:
 
     async def get(self, name: str) -> Blob:
         """A document's bytes. Raises `ValueError` (name), `NotFound`."""
-        checkpoint_if_run()
+        self._check()
         path = self._path(name)
         try:
             blob = await self._blobs.get(path)
@@ -62,12 +67,12 @@ class Documents:
 
     async def delete(self, name: str) -> None:
         """Delete a document; one that doesn't exist is none the worse. Raises `ValueError` (name)."""
-        checkpoint_if_run()
+        self._check()
         await self._blobs.delete(self._path(name))
 
     async def list(self, prefix: str = "", limit: int = 50, after: str | None = None) -> BlobPage:
         """One page of the documents whose names begin with `prefix`. Raises `ValueError` (prefix, or foreign token)."""
-        checkpoint_if_run()
+        self._check()
         if prefix:
             validate_name(prefix + "x")  # a prefix is what a name may begin with, so it can't climb out either
         page = await self._blobs.list(self._root + prefix, limit, after)
@@ -81,7 +86,7 @@ class Documents:
         found: list[str] = []
         after: str | None = None
         while True:
-            checkpoint_if_run()
+            self._check()
             try:
                 page = await self.list(prefix, PAGE, after)
             except ValueError as error:
@@ -98,7 +103,7 @@ class Documents:
 
         Raises `StepFailed`: `document_missing`, `document_name_invalid`, and those of `extract_text`.
         """
-        checkpoint_if_run()
+        self._check()
         try:
             blob = await self.get(name)
         except NotFound:

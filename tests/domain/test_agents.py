@@ -11,6 +11,7 @@ import pytest
 from shared.errors import StepFailed
 from shared.executions import RunRef
 from shared.model_answers import ModelAnswer
+from shared.tools import registry
 from tests.support.agents import Play, agent, calls, results, sub_agent
 from tests.support.world import World, open_world
 
@@ -147,13 +148,31 @@ async def test_an_agent_stops_at_its_turn_limit_without_making_the_last_calls(tm
 
 
 async def test_a_model_that_makes_the_same_calls_again_and_again_is_told_and_then_stopped(tmp_path: Path) -> None:
-    """Guards against a loop that costs; the same call with other results, as of a clock, is no loop."""
+    """Guards against a loop that costs."""
     play = Play(main=[calls(echo(1))])
     async with open_world(tmp_path, play.script) as world:
         assert await error_of(world, agent(tools=ECHO, max_turns=50)) == "agent_loop"
     assert len(play.requests["main"]) == 5
     assert results(play.requests["main"][-1])[:3] == ["1", "1", "1"]
     assert results(play.requests["main"][-1])[3].startswith("Not called")
+
+
+async def test_the_same_calls_with_other_results_are_no_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards an agent that asks again and again whether something is ready."""
+    monkeypatch.setattr(registry, "_tools", dict(registry._tools))
+    looks: list[int] = []
+
+    @registry.tool
+    def progress() -> int:
+        """Tell how far it is."""
+        looks.append(1)
+        return len(looks)
+
+    look = calls(("progress", {}))
+    async with open_world(tmp_path, Play(main=[look] * 7 + ["Ready."]).script) as world:
+        ref = await run_of(world, agent(tools=["progress"]))
+        assert (await world.run(ref))["status"] == "completed"
+    assert len(looks) == 7
 
 
 async def test_a_model_that_heeds_the_warning_goes_on(tmp_path: Path) -> None:

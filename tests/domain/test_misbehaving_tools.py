@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared.cancellation import checkpoint, shield
-from shared.errors import RunCancelled, StepFailed
+from shared.errors import NoCurrentRun, RunCancelled, StepFailed
 from shared.executions import RunRef
 from shared.model_client import ModelRequest
 from shared.receipts import cancel_receipt
@@ -175,6 +175,38 @@ async def test_a_task_that_a_tool_leaves_behind_can_do_no_more_once_the_tool_has
     await asyncio.gather(*tasks)
     assert tried == ["RunCancelled"] * 3
     assert world.model.began == []
+
+
+async def test_a_thread_that_a_tool_leaves_behind_can_do_no_more_either(world: World, odd: Any) -> None:
+    """Guards threads, which have no current run of their own: the documents that a tool was given know its operation."""
+    go_on, tried, loop = threading.Event(), [], asyncio.get_running_loop()
+
+    def left_behind(context: ToolContext) -> None:
+        go_on.wait(10)
+        for doing in (
+            context.documents.put("late.txt", b"late", "text/plain"),
+            context.documents.read_text("early.txt"),
+            context.notify("late", "late"),
+        ):
+            try:
+                asyncio.run_coroutine_threadsafe(doing, loop).result(10)
+                tried.append("done")
+            except (RunCancelled, NoCurrentRun) as error:
+                tried.append(type(error).__name__)
+
+    threads: list[threading.Thread] = []
+
+    def spawning(context: ToolContext) -> str:
+        threads.append(threading.Thread(target=left_behind, args=(context,), daemon=True))
+        threads[0].start()
+        return "done"
+
+    odd(spawning)
+    ref = await world.start(await world.workflow(STEP))
+    assert await world.drive(ref) == "completed"
+    go_on.set()
+    await eventually(lambda: not threads[0].is_alive())
+    assert tried == ["RunCancelled", "RunCancelled", "NoCurrentRun"]
 
 
 async def test_a_tool_that_blocks_the_loop_can_not_begin_anything_after_the_accept(world: World, odd: Any) -> None:
