@@ -96,9 +96,13 @@ class Run:
     def wait(self, *statuses: str, seconds: float = 20) -> Json:
         """The run, once it has one of `statuses` (default: once it has ended)."""
         what = f"{self.path} of {self.api.user} is {' or '.join(statuses or ENDED)}"
-        run = eventually_sync(
-            lambda: run if (run := self.get())["status"] in (statuses or ENDED) else None, seconds, what
-        )
+        try:
+            run = eventually_sync(
+                lambda: run if (run := self.get())["status"] in (statuses or ENDED) else None, seconds, what
+            )
+        except AssertionError as error:
+            tree = {path: (one["status"], one["attempt"]) for path, one in self.executions().items()}
+            raise AssertionError(f"{error}\nit is {self.get()}\nits tree: {tree}\nevents: {self.types()}") from None
         if run["status"] in ENDED:
             self.ended_by = self.ended_by or time.monotonic()
         return run

@@ -40,8 +40,8 @@ class Host:
         self._port = self._begin = 0
         self.base_url = ""
 
-    def start(self) -> Host:
-        """Start it, and wait until it serves and its workers are at work."""
+    def start(self, *, whole: bool = True) -> Host:
+        """Start it, and wait until it serves and, if `whole`, its workers are at work."""
         assert self._process is None, "it runs already"
         self._begin = self._log.stat().st_size if self._log.exists() else 0
         command = [sys.executable, "-m", "devhost", "--port", str(self._port), "--data", str(self.data)]
@@ -51,7 +51,7 @@ class Host:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        ready = eventually_sync(self._ready, START_SECONDS, "the host serves")
+        ready = eventually_sync(lambda: self._ready(whole), START_SECONDS, "the host serves")
         self.base_url, self._port = ready[1], int(ready[2])
         return self
 
@@ -61,13 +61,13 @@ class Host:
         assert self._process is not None
         return self._process.pid
 
-    def _ready(self) -> re.Match[str] | None:
+    def _ready(self, whole: bool) -> re.Match[str] | None:
         assert self._process is not None
         if self._process.poll() is not None:
             code, self._process = self._process.returncode, None
             raise HostEnded(f"the host ended with {code}:\n{self.log()[-4000:]}")
         said = self._said()
-        return _READY.search(said) if len(_AT_WORK.findall(said)) >= self.workers else None
+        return _READY.search(said) if not whole or len(_AT_WORK.findall(said)) >= self.workers else None
 
     def _said(self) -> str:
         """What it has written since its last start."""
@@ -123,8 +123,8 @@ class Host:
         killer.cancel()
 
     def restart(self) -> None:
-        """Start it again on the same data and port, after `kill9` or `stop`."""
-        self.start()
+        """Start it again on the same data and port, after `kill9` or `stop`; its workers join later."""
+        self.start(whole=False)
 
     def log(self) -> str:
         """All that it and its predecessors on this data have written."""
