@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.blackbox.conftest import new_client
 from tests.support.api import Api, ModelLog, Workflow
 from tests.support.promise import (
     assert_cancelled_whole,
@@ -72,27 +73,31 @@ def race(api: Api, model: ModelLog, random_: random.Random) -> str:
     return "cancelled"
 
 
-def races_of_a_user(client: httpx.Client, processes: int, seeds: list[int]) -> list[str]:
+def races_of_a_user(base_url: str, processes: int, seeds: list[int]) -> list[str]:
     """One race after the other, as a user of its own."""
-    api, ends = Api(client), []
-    for number in range(5):
-        api.upload(f"{number}.txt", b"A few words.")
-    for seed in seeds:
-        random_ = random.Random(seed)
-        try:
-            ends.append(race(api, ModelLog(client, api.user, processes), random_))
-        except BaseException:
-            print(f"seed {seed} failed; TRUESTOP_TEST_SEED={seed} TRUESTOP_TEST_RACES=1 runs it alone")
-            raise
+    ends = []
+    with new_client(base_url) as client:
+        api = Api(client)
+        for number in range(5):
+            api.upload(f"{number}.txt", b"A few words.")
+        for seed in seeds:
+            random_ = random.Random(seed)
+            try:
+                ends.append(race(api, ModelLog(client, api.user, processes), random_))
+            except BaseException:
+                print(f"seed {seed} failed; TRUESTOP_TEST_SEED={seed} TRUESTOP_TEST_RACES=1 runs it alone")
+                raise
     return ends
 
 
-def test_nothing_begins_or_arrives_after_the_answer(client: httpx.Client, processes: int) -> None:
+def test_nothing_begins_or_arrives_after_the_answer(base_url: str, processes: int) -> None:
     """Guards the promise itself: no model call, no token and no step after a cancel was answered, whenever it came."""
     with ThreadPoolExecutor(USERS) as pool:
         shares = [list(range(SEED + user, SEED + RACES, USERS)) for user in range(min(USERS, RACES))]
         ends = Counter(
-            end for share in pool.map(lambda seeds: races_of_a_user(client, processes, seeds), shares) for end in share
+            end
+            for share in pool.map(lambda seeds: races_of_a_user(base_url, processes, seeds), shares)
+            for end in share
         )
     assert ends.total() == RACES
     assert RACES < 20 or ends["cancelled"] > RACES / 3
