@@ -17,6 +17,7 @@ from shared.errors import StoreError
 from shared.file_bursts import wake_lost_bursts
 from shared.file_messages import deliver, handle
 from shared.identity import on_azure
+from shared.permissions import system
 from shared.services import get_services
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,13 @@ _file_sync.__annotations__ = {"blob": func.InputStream, "return": None}
 _file_sync = blueprint.blob_trigger(
     arg_name="blob", path=f"{names.CONTAINER_FILE_SYNC}/{{name}}", connection="AzureWebJobsStorage", source=SOURCE
 )(_file_sync)
-blueprint.function_name(names.BLOB_FILE_SYNC)(_file_sync)
+blueprint.function_name(system(names.BLOB_FILE_SYNC))(_file_sync)
 _file_sync_bursts.__annotations__ = {"message": func.QueueMessage, "return": None}
 _file_sync_bursts = blueprint.durable_client_input(client_name="client")(_file_sync_bursts)
 _file_sync_bursts = blueprint.queue_trigger(
     arg_name="message", queue_name=names.QUEUE_FILE_SYNC, connection="AzureWebJobsStorage"
 )(_file_sync_bursts)
-blueprint.function_name(names.QUEUE_FUNCTION_FILE_SYNC)(_file_sync_bursts)
+blueprint.function_name(system(names.QUEUE_FUNCTION_FILE_SYNC))(_file_sync_bursts)
 _sweep_file_sync.__annotations__ = {"timer": func.TimerRequest, "return": None}
 _sweep_file_sync = blueprint.timer_trigger(arg_name="timer", schedule=SCHEDULE)(_sweep_file_sync)
-blueprint.function_name(names.TIMER_SWEEP_FILE_SYNC)(_sweep_file_sync)
+blueprint.function_name(system(names.TIMER_SWEEP_FILE_SYNC))(_sweep_file_sync)

@@ -58,6 +58,7 @@ async def cancel(call: Call) -> Answer:
 async def stop(call: Call) -> Answer:
     """POST /api/runs/{rid}/stop."""
     body, found = call.parse(CancelBody), await find_run(call, run_id_of(call))
+    await call.confirm(found["scope"])
     run = await request_cancel(call.services, run_ref(found).partition, found["id"], request_of(call, body))
     await woken(call, run)
     stopping = run["status"] == RunStatus.CANCELLING
@@ -67,6 +68,7 @@ async def stop(call: Call) -> Answer:
 async def cancel_whole_tree(call: Call) -> Answer:
     """POST /api/runs/{rid}/cancel-tree: results a node."""
     body, found = call.parse(CancelBody), await find_run(call, run_id_of(call))
+    await call.confirm(found["scope"])
     tree = await cancel_tree(call.services, run_ref(found).partition, found["id"], request_of(call, body))
     await asyncio.gather(woken(call, tree.run))
     return Answer(202 if tree.run["status"] == RunStatus.CANCELLING else 200, tree_view(tree))

@@ -17,7 +17,7 @@ import azure.durable_functions as df
 import azure.functions as func
 from pydantic import BaseModel, ValidationError
 
-from shared.access import Grant, decide
+from shared.access import Grant, confirm, decide
 from shared.definitions import invalid, validation_errors
 from shared.errors import Misconfigured, Problem, Throttled, TooLarge, Unavailable
 from shared.identity import Caller, identify
@@ -63,6 +63,10 @@ class Call:
         (scope,) = self.grant.scopes
         return scope
 
+    async def confirm(self, scope: str | None = None) -> None:
+        """Decide again (about `scope`, default: the call's), just before something is accepted. Raises `Problem`."""
+        await confirm(self.services, self.grant, scope or self.scope)
+
     def route(self, name: str) -> str:
         """A route parameter; empty when it is absent."""
         value: str = self.request.route_params.get(name, "")
@@ -81,7 +85,10 @@ class Call:
         if not body.strip():
             return {}
         try:
-            return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+            value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+            if b"\\u" in body:
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text that can be stored
+            return value
         except (ValueError, RecursionError) as error:
             raise Problem(400, "malformed_json", f"the body is not JSON: {error}") from None
 
@@ -171,9 +178,10 @@ def add_scoped_route(
     *,
     starts_or_wakes: bool = False,
 ) -> None:
-    """Register `handler` in every kind of scope; `tail` is the route below `api/user/`."""
-    place, route = Place.PERSONAL, f"api/user/{tail}"
-    add_route(blueprint, name, method, route, handler, rule, place=place, starts_or_wakes=starts_or_wakes)
+    """Register `handler` for personal scopes and for groups; `tail` is the route below `api/user/` and `api/group/`."""
+    for prefix, kind, place in (("", "user", Place.PERSONAL), ("group_", "group", Place.GROUP)):
+        route = f"api/{kind}/{tail}"
+        add_route(blueprint, prefix + name, method, route, handler, rule, place=place, starts_or_wakes=starts_or_wakes)
 
 
 async def respond(
@@ -184,8 +192,9 @@ async def respond(
         headers = {name.lower(): value for name, value in request.headers.items()}
         refuse_cross_site(request.method, headers)
         caller = None if access.rule is Rule.ANYONE else identify(headers, os.environ)
-        grant = decide(access, caller)
-        answer = await handler(Call(request, get_services(), grant, client))
+        services = get_services()
+        grant = await decide(services, access, caller, _group_of(access, request))
+        answer = await handler(Call(request, services, grant, client))
     except Problem as problem:
         answer = problem_answer(problem, request)
     except (Throttled, Unavailable) as error:
@@ -197,6 +206,14 @@ async def respond(
         log.exception("%s %s failed", request.method, request.url)
         answer = problem_answer(Problem(500, "internal_error", "something went wrong; it was logged"), request)
     return write(answer)
+
+
+def _group_of(access: Access, request: func.HttpRequest) -> str | None:
+    """The group that a request names, if it does."""
+    if access.place is Place.NAMED_GROUP:
+        return str(request.route_params["gid"])
+    named: str | None = request.params.get("group_id")
+    return named
 
 
 def store_answer(error: Throttled | Unavailable, request: func.HttpRequest) -> Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from http_triggers import aliases, cancels, deliveries, documents, health, history, resume, runs, workflows
+from http_triggers import aliases, cancels, deliveries, documents, groups, health, history, resume, runs, workflows
 
-_MODULES = (workflows, runs, cancels, aliases, resume, history, deliveries, documents, health)
+_MODULES = (workflows, runs, cancels, aliases, resume, history, deliveries, documents, groups, health)
 blueprints = tuple(module.blueprint for module in _MODULES)

@@ -62,6 +62,7 @@ async def cancel_run(call: Call) -> Answer:
 
 async def answer_cancel(call: Call, partition: Partition, run_id: str, body: CancelBody) -> Answer:
     """Cancel a run and everything below it. Answers its receipt."""
+    await call.confirm(partition.scope)
     run = await request_cancel(call.services, partition, run_id, request_of(call, body))
     receipt, _ = await asyncio.gather(cancel_receipt(call.services, run), woken(call, run))
     return Answer(202 if run["status"] == RunStatus.CANCELLING else 200, receipt)
@@ -94,6 +95,7 @@ async def answer_execution_cancel(call: Call, run: Document, path: str, body: Re
     if not EXECUTION_PATH.fullmatch(path):
         raise missing
     request = CancelRequest(call.caller.as_dict(), _source(call), body.reason)
+    await call.confirm(run["scope"])
     try:
         done = await cancel_execution(call.services, run_ref(run).partition, run["id"], path, request)
     except NotFound:

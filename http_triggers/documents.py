@@ -66,6 +66,7 @@ async def put(call: Call) -> Answer:
     if not body:
         raise invalid([{"field": "body", "message": "is empty"}], "the document")
     content_type = call.request.headers.get("content-type", "application/octet-stream")[:200]
+    await call.confirm()
     try:
         info = await _documents(call).put(_name(call), body, content_type)
     except StepFailed as error:
@@ -80,6 +81,7 @@ async def delete(call: Call) -> Answer:
         await documents.get(name)
     except NotFound:
         raise _not_found() from None
+    await call.confirm()
     await documents.delete(name)
     return Answer(204)
 

@@ -11,6 +11,7 @@ from typing import Any
 import azure.durable_functions as df
 
 from http_triggers.api import Answer, Call, add_route
+from shared import groups
 from shared.errors import NotFound, Unavailable
 from shared.names import QUEUE_NOTIFICATIONS
 from shared.permissions import Rule
@@ -84,7 +85,8 @@ def _word(up: bool) -> str:
 
 async def me(call: Call) -> Answer:
     """GET /api/me."""
-    return Answer(200, {**call.caller.as_dict(), "roles": sorted(call.caller.roles)})
+    active = await groups.active_group(call.services, call.caller)
+    return Answer(200, {**call.caller.as_dict(), "roles": sorted(call.caller.roles), "active_group": active})
 
 
 add_route(blueprint, "health", "GET", "api/health", health, Rule.ANYONE)

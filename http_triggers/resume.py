@@ -33,7 +33,7 @@ async def resume(call: Call) -> Answer:
     body, old, partition = call.parse(ResumeBody), await read_run(call), partition_of(call)
     workflow = await workflows.get(call.services, partition)
     start, how = start_of(call, body.run_id, None, partition), Resume(body.items, body.from_step, body.use_current)
-    return await answer_start(call, resume_run(call.services, partition, workflow, old, start, how), body.wait)
+    return await answer_start(call, lambda: resume_run(call.services, partition, workflow, old, start, how), body.wait)
 
 
 add_scoped_route(blueprint, "run_resume", "POST", RUN + "/resume", resume, Rule.WORKFLOW_RUN, starts_or_wakes=True)

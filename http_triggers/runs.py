@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import azure.durable_functions as df
@@ -99,13 +99,14 @@ async def start(call: Call) -> Answer:
     workflow = await workflows.get(call.services, partition)
     body = call.parse(StartBody)
     start = start_of(call, body.run_id, body.input, partition)
-    return await answer_start(call, start_run(call.services, partition, workflow, start), body.wait)
+    return await answer_start(call, lambda: start_run(call.services, partition, workflow, start), body.wait)
 
 
-async def answer_start(call: Call, starting: Awaitable[tuple[Document, bool]], wait: float) -> Answer:
+async def answer_start(call: Call, start: Callable[[], Awaitable[tuple[Document, bool]]], wait: float) -> Answer:
     """Let a run start, and its orchestration. Answers the run, once it has ended or after `wait` seconds."""
+    await call.confirm()
     try:
-        run, created = await starting
+        run, created = await start()
     except AlreadyProduced as error:
         raise Problem(409, "run_id_taken", f"{error}; it is no longer kept") from None
     if run["status"] == RunStatus.QUEUED:
@@ -115,6 +116,7 @@ async def answer_start(call: Call, starting: Awaitable[tuple[Document, bool]], w
             run = await call.services.watcher.until_ended(run_ref(run), wait)
         except (Throttled, Unavailable) as error:
             log.info("can't wait for run %s, which was started: %s", run["id"], error)
+        await call.confirm()
     answer = await shown(call, run)
     return Answer(202 if created else 200, answer, {"Location": answer["links"]["self"]})
 

@@ -55,7 +55,9 @@ async def list_workflows(call: Call) -> Answer:
 
 async def create_workflow(call: Call) -> Answer:
     """POST {base}."""
-    workflow = await workflows.create(call.services, call.scope, call.json())
+    data = call.json()
+    await call.confirm()
+    workflow = await workflows.create(call.services, call.scope, data)
     headers = {"Location": link(workflow["scope"], workflow["workflow_id"]), "ETag": etag(workflow)}
     return Answer(201, workflow_view(workflow), headers)
 
@@ -77,12 +79,15 @@ async def merge_workflow(call: Call) -> Answer:
 
 
 async def _change(call: Call, *, merge: bool) -> Answer:
-    workflow = await workflows.change(call.services, partition_of(call), call.json(), call.revision(), merge=merge)
+    data, revision = call.json(), call.revision()
+    await call.confirm()
+    workflow = await workflows.change(call.services, partition_of(call), data, revision, merge=merge)
     return Answer(200, workflow_view(workflow), {"ETag": etag(workflow)})
 
 
 async def delete_workflow(call: Call) -> Answer:
     """DELETE {base}/{wid}."""
+    await call.confirm()
     await workflows.delete(call.services, partition_of(call), call.revision())
     return Answer(204)
 

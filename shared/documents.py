@@ -34,6 +34,11 @@ def validate_name(name: str) -> str:
     return name
 
 
+def prefix_of(scope: str) -> str:
+    """What the names of a scope's document blobs begin with."""
+    return f"documents/{scope}/"
+
+
 class Documents:
     """The documents of one scope (`user:{oid}` or `group:{gid}`), by their names within it.
 
@@ -45,7 +50,7 @@ class Documents:
         if not scope or "/" in scope:
             raise ValueError(f"{scope!r} is not a scope: with a '/' it could reach into another one's documents")
         self._blobs, self._check = blobs, check
-        self._root = f"documents/{scope}/"
+        self._root = prefix_of(scope)
 
     async def put(self, name: str, data: bytes, content_type: str) -> BlobInfo:
         """Create or overwrite a document. Raises `ValueError` (name), `StepFailed` `document_too_large`."""

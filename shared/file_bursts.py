@@ -150,10 +150,13 @@ async def _run_of(burst: _Burst, batch: list[Document]) -> tuple[Document, list[
             start = _start(burst, batch)
             return (await start_run(burst.services, burst.partition, burst.workflow, start))[0], batch
         except Problem as problem:
-            batch = _late(burst, batch)
-            if problem.code != "workflow_busy" or not batch:
-                raise
-            why = f"busy for too long: {problem.detail}"
+            if problem.code == "workflows_off":
+                why = problem.detail
+            else:
+                batch = _late(burst, batch)
+                if problem.code != "workflow_busy" or not batch:
+                    raise
+                why = f"busy for too long: {problem.detail}"
     start = replace(_start(burst, batch), when=())
     return await skip_run(burst.services, burst.partition, burst.workflow, start, why), batch
 

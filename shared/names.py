@@ -55,12 +55,14 @@ OUTCOME_GRACE_EXPIRED = "grace_expired"
 OUTCOME_LOST = "lost"
 """Of a receipt: its run is gone, and nobody knows how it ended."""
 
-# Documents with one fixed id in each workflow's partition
+# Documents with one fixed id in each workflow's, group's or person's partition
 WORKFLOW_ID = "workflow"
 LOCK_ID = "lock"
 TOMBSTONE_ID = "deleted"
 SECRETS_ID = "secrets"
-RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, TOMBSTONE_ID, SECRETS_ID, "group"})
+GROUP_ID = "group"
+PROFILE_ID = "profile"
+RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, TOMBSTONE_ID, SECRETS_ID, GROUP_ID})
 
 # Kinds of side effects
 ARTIFACT = "artifact"
@@ -102,6 +104,10 @@ class DocumentType(StrEnum):
     """What a workflow's webhooks are signed with, and hashes of its senders' tokens. Never leaves the domain."""
     FILE = "file"
     """A file that was dropped for the workflow: the version that arrived last."""
+    GROUP = "group"
+    """A group: its name, and its members with their roles."""
+    PROFILE = "profile"
+    """What a person chose: their active group."""
     BURST = "burst"
     """There while such files wait for their run."""
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.errors import Problem
+from shared.settings import Settings
+
 OPERATOR_ROLE = "Truestop.Admin"
 """The application role, among the principal's roles, of who operates the service."""
 
@@ -97,6 +100,16 @@ def declare(function_name: str, rule: Rule, place: Place = Place.NOWHERE) -> Acc
     if (rule in ROLES) is (place is Place.NOWHERE):
         raise ValueError(f"function {function_name!r}: {rule} can't hold {place}")
     return DECLARED.setdefault(function_name, Access(rule, place))
+
+
+def refuse_off(settings: Settings, scope: str) -> None:
+    """Raise `Problem` 403 `workflows_off` where workflows are turned off: nothing is written or started there.
+
+    What is there can be seen, cancelled and deleted.
+    """
+    personal = scope.startswith("user:")
+    if not (settings.personal_workflows if personal else settings.group_workflows):
+        raise Problem(403, "workflows_off", f"{'personal' if personal else 'group'} workflows are turned off here")
 
 
 def system(function_name: str) -> str:

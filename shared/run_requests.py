@@ -93,6 +93,8 @@ async def _start(
     except AlreadyProduced as error:
         return await _again(services, orchestrations, request, error)
     except Problem as problem:
+        if problem.code == "workflows_off":
+            return await _skip(services, request, workflow, start, problem.detail)
         if problem.code != "workflow_busy":
             raise
         return await _wait(services, request, workflow, start, problem.detail)

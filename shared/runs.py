@@ -20,6 +20,7 @@ from shared.executions import ExecutionSpec, RunRef, new_execution, run_ref, ste
 from shared.ids import now
 from shared.names import LOCK_ID, WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import run_guard
+from shared.permissions import refuse_off
 from shared.services import Services
 from shared.settling import receipt_closed, receipt_id, report_to_parent, settle
 from shared.states import TERMINAL_RUN, RunStatus, WorkflowStatus, sources
@@ -91,8 +92,10 @@ async def start_run(
 
     The same run id again answers the same run. Raises `AlreadyProduced` when a key's receipt names another run, or one that
     is gone; `NoLongerDue` when `start.when` doesn't hold; `Problem` 409 `workflow_busy` with `active_run_id`,
-    `run_id_taken`.
+    `run_id_taken`; 403 `workflows_off`.
     """
+    if start.parent is None:  # the children of a run that was started go with it
+        refuse_off(services.settings, partition.scope)
     store, run = services.store, _queued_run(partition, workflow, start)
     ops: list[Op] = [
         Patch(

@@ -143,9 +143,9 @@ class _Visit:
             try:
                 return await start_run(self.services, self.partition, self.workflow, start)
             except Problem as problem:
-                if problem.code != "workflow_busy":
+                if problem.code not in ("workflow_busy", "workflows_off"):
                     raise
-                reason = f"busy: {problem.detail}"
+                reason = f"busy: {problem.detail}" if problem.code == "workflow_busy" else problem.detail
         return await skip_run(self.services, self.partition, self.workflow, start, reason), False
 
     async def _started(self, run: Document, created: bool) -> bool:

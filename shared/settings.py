@@ -100,6 +100,8 @@ TABLE: tuple[Setting, ...] = (
         "true",
         "Whether, after a time in which slots were missed, the latest of them runs.",
     ),
+    Setting("TRUESTOP_PERSONAL_WORKFLOWS", "true", "Whether people may have workflows of their own."),
+    Setting("TRUESTOP_GROUP_WORKFLOWS", "true", "Whether groups may have workflows."),
     Setting("TRUESTOP_TOOL_MODULES", "", "Modules with further tools, comma-separated; imported at start."),
 )
 
@@ -148,6 +150,8 @@ class Settings:
     file_sync_busy_tries: int
     schedule_min_seconds: float
     schedule_catch_up: bool
+    personal_workflows: bool
+    group_workflows: bool
     tool_modules: tuple[str, ...]
 
 

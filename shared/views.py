@@ -163,3 +163,15 @@ def delivery_view(delivery: Document) -> dict[str, Any]:
         **{name: delivery[name] for name in DELIVERY_FIELDS},
         "next_attempt_at": None if ended else delivery["due_at"],
     }
+
+
+def group_view(group: Document, role: str | None) -> dict[str, Any]:
+    """A group, as a member with this role sees it."""
+    return {
+        "id": group["group_id"],
+        "name": group["name"],
+        "role": role,
+        "members": group["members"],
+        "created_at": group["created_at"],
+        "updated_at": group["updated_at"],
+    }

@@ -30,6 +30,7 @@ from shared.store.port import (
     FieldIn,
     Filter,
     HoldsNone,
+    HoldsOne,
     Partition,
     Prefix,
     Query,
@@ -98,6 +99,9 @@ class _Builder:
             self.tests.append(condition_sql(condition, self.value))
             return
         where = path(condition.field)
+        if isinstance(condition, HoldsOne):
+            self.tests.append(f"(IS_ARRAY({where}) AND ARRAY_CONTAINS({where}, {self.value(condition.value)}))")
+            return
         if isinstance(condition, Compare):
             if condition.op not in _OPERATORS or sort_key(condition.value) is None:
                 raise ValueError(f"can't compare: {condition}")

@@ -46,6 +46,14 @@ class HoldsNone:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldsOne:
+    """Query only. Holds when the field is an array that holds `value`."""
+
+    field: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Compare:
     """Query only. Holds when the field compares so with `value`. A missing or null field never does."""
 
@@ -71,7 +79,7 @@ class Contains:
 
 
 Condition = FieldIn | HoldsNone
-Filter = FieldIn | HoldsNone | Compare | Prefix | Contains
+Filter = FieldIn | HoldsNone | HoldsOne | Compare | Prefix | Contains
 
 
 @dataclass(frozen=True, slots=True)

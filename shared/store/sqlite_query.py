@@ -22,6 +22,7 @@ from shared.store.port import (
     FieldIn,
     Filter,
     HoldsNone,
+    HoldsOne,
     Partition,
     Prefix,
     Query,
@@ -133,6 +134,9 @@ def _filter(condition: Filter) -> tuple[str, list[Sortable]]:
             f"(COALESCE({field.type}, 'null') = 'null' OR ({field.type} = 'array' AND NOT EXISTS ({each})))",
             values,
         )
+    if isinstance(condition, HoldsOne):
+        each = f"SELECT 1 FROM json_each(body, {field.path}) AS held WHERE held.type = 'text' AND held.atom = ?"  # noqa: S608
+        return f"({field.type} = 'array' AND EXISTS ({each}))", [condition.value]
     if isinstance(condition, Compare):
         return _compare(field, condition)
     if isinstance(condition, Prefix):

@@ -21,6 +21,7 @@ from shared.store.port import (
     FieldIn,
     Filter,
     HoldsNone,
+    HoldsOne,
     Op,
     Partition,
     Patch,
@@ -73,6 +74,7 @@ ops: st.SearchStrategy[Op] = st.one_of(
 numbers_or_text = st.sampled_from([0, 1, 1.5, -1, "", "a", "b", "B"])
 filters: st.SearchStrategy[Filter] = st.one_of(
     conditions,
+    st.builds(HoldsOne, fields, st.sampled_from(["", "0", "a", "é"])),
     st.builds(Compare, fields | st.just("id"), st.sampled_from(["<", "<=", ">", ">="]), numbers_or_text),
     st.builds(Prefix, fields | st.just("id"), st.sampled_from(["", "a", "A", "é"])),
     st.builds(Contains, fields, st.sampled_from(["", "b", "É", "0"])),
@@ -104,6 +106,8 @@ def satisfied(condition: Filter, document: Document) -> bool:
         if value is None:
             return True
         return isinstance(value, list) and not any(same(x, y) for x in value for y in condition.values)
+    if isinstance(condition, HoldsOne):
+        return isinstance(value, list) and any(same(x, condition.value) for x in value)
     if isinstance(condition, Compare):
         if kind(value) != kind(condition.value):
             return False

@@ -19,6 +19,7 @@ from shared.store.port import (
     FieldIn,
     Filter,
     HoldsNone,
+    HoldsOne,
     Partition,
     Patch,
     Prefix,
@@ -70,6 +71,15 @@ CONDITIONS: list[tuple[Filter, bool]] = [
     (HoldsNone("object.list", ("x",)), False),
 ]
 FILTERS: list[tuple[Filter, bool]] = [
+    (HoldsOne("list", "x"), True),
+    (HoldsOne("list", "y"), False),
+    (HoldsOne("list", "X"), False),
+    (HoldsOne("list", "1"), False),
+    (HoldsOne("list", "nested"), False),
+    (HoldsOne("text", "t"), False),
+    (HoldsOne("object", "x"), False),
+    (HoldsOne("null", "null"), False),
+    (HoldsOne("missing", "x"), False),
     (Compare("one", ">", 0), True),
     (Compare("one", ">=", 1.0), True),
     (Compare("one", "<", 1), False),
