@@ -9,6 +9,7 @@ import random
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from activities import lifecycle
 from shared import workflows
@@ -27,6 +28,7 @@ from tests.cosmos_double.fixtures import cosmos_server, double  # noqa: F401
 from tests.cosmos_double.server import Double
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.domain.test_webhooks import deliver, woken
+from tests.support.agents import Play, agent, calls, results, sub_agent
 from tests.support.inbox import inbox_of
 from tests.support.orchestrations import FakeOrchestrations
 from tests.support.receiver import receiving
@@ -111,6 +113,29 @@ async def test_a_stream_is_cancelled_while_requests_go_wrong(double: Double, tmp
             ref = await cancelled(world)
             double.trouble.clear()
             await assert_cancelled_whole(world, ref)
+
+
+async def test_an_agent_with_a_sub_agent_reads_its_turns_and_is_cancelled(double: Double, tmp_path: Path) -> None:
+    """Guards the query of an agent's nodes by their parent, containers, and side effects on record, on this store."""
+    echo, letter = ("echo", {"value": "kept"}), ("write_artifact", {"path": "a.md", "content": "x"})
+    turns: list[Any] = [calls(echo, ("helper", {"input": "x"})), calls(echo), calls(("sleep", {"seconds": 60}))]
+    play = Play(main=turns, helper=[calls(letter), "Helped."])
+    step = agent(tools=["echo", "sleep"], agents=[sub_agent("helper", tools=["write_artifact"])])
+    async with world_on(double, tmp_path, play.script) as world:
+        ref = await world.start(await world.workflow(step))
+        driving = asyncio.create_task(world.drive(ref))
+
+        async def asleep() -> bool:
+            return (await world.executions(ref)).get("s01.t03.c0", {}).get("status") == "running"
+
+        await eventually(asleep)
+        assert results(play.requests["main"][2]) == ["kept", "Helped.", "kept"]
+        await world.cancel(ref)
+        assert await asyncio.wait_for(driving, 20) == "cancelled"
+        receipt = await assert_cancelled_whole(world, ref)
+        assert [(one["kind"], one["what"], one["done"]) for one in receipt["side_effects"]] == [
+            ("artifact", "a.md", True)
+        ]
 
 
 async def test_lost_runs_are_mended_and_old_ones_removed(double: Double, tmp_path: Path) -> None:
