@@ -52,8 +52,11 @@ AGAIN: Outcome = {"status": OUTCOME_RETRY, "after_seconds": 0.0}
 
 PULSE_SECONDS = 0.4
 """How often partial text is written: under the half second that the page promises."""
-KNOCK_SECONDS = (0.02, 0.5)
-"""How long after telling a body to stop it is told again, at first and at most."""
+CLEANUP_SECONDS = 1.0
+"""How long a body that was told to stop is left alone, so that its `finally` and `async with` can do their work."""
+KNOCK_SECONDS = 0.5
+"""How often it is told again after that: it may have caught it and gone on."""
+LEAST_GRACE_SECONDS = 0.02
 OBSERVE_AFTER_SECONDS = 0.1
 """A stop that takes longer than this is noted as observed before it is complete."""
 MAX_BACKOFF_SECONDS = 3600.0
@@ -195,8 +198,8 @@ class _Supervision:
 
     async def _stop(self, task: asyncio.Task[Any]) -> bool:
         """Tell the body to stop until it has. Answers False when its time was over first."""
-        pause, longest = KNOCK_SECONDS
-        stop_at = time.monotonic()
+        knock_at = stop_at = time.monotonic()
+        pause = CLEANUP_SECONDS
         until: float | None = None
         self.observed_at = now()
         noted = False
@@ -206,16 +209,18 @@ class _Supervision:
                 until = min(until or moment + self.services.settings.fence_seconds / 2, moment + 60)
             elif self.token.cancelled and until is None:
                 # At least one knock, also with a grace of 0: most work stops at once, and says so.
-                until = moment + max(await self._grace(), KNOCK_SECONDS[0])
+                until = moment + max(await self._grace(), LEAST_GRACE_SECONDS)
             if until is not None and moment >= until:
                 return False
-            if not self.token.shielded:
+            if moment >= knock_at and not self.token.shielded:
                 self.stopping = True
                 task.cancel()
+                knock_at, pause = moment + pause, KNOCK_SECONDS
+            look_in = OBSERVE_AFTER_SECONDS if until is None else min(OBSERVE_AFTER_SECONDS, until - moment)
             try:
-                await asyncio.wait_for(self.wake.wait(), pause if until is None else min(pause, until - moment))
+                await asyncio.wait_for(self.wake.wait(), look_in)
             except TimeoutError:
-                pause = min(pause * 2, longest)
+                pass
             self.wake.clear()
             if self.token.cancelled and not noted and time.monotonic() - stop_at > OBSERVE_AFTER_SECONDS:
                 noted = await self._note_observed()

@@ -16,6 +16,7 @@ from shared.errors import NoCurrentRun, RunCancelled, StepFailed
 from shared.executions import RunRef
 from shared.model_client import ModelRequest
 from shared.receipts import cancel_receipt
+from shared.supervisor import CLEANUP_SECONDS
 from shared.tools import ToolContext, registry
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.support.waiting import eventually
@@ -236,6 +237,36 @@ async def test_a_tool_that_blocks_the_loop_can_not_begin_anything_after_the_acce
     assert (await world.executions(ref))["s01.c0"]["side_effects"] == []
 
 
+async def test_cleanup_that_knows_nothing_of_cancels_runs_whole(world: World, odd: Any) -> None:
+    """Guards plain `finally` and `async with`, as everyone writes them: what a cancel began, it doesn't interrupt."""
+    steps: list[str] = []
+
+    class Resource:
+        async def __aenter__(self) -> None:
+            steps.append("open")
+
+        async def __aexit__(self, *_: object) -> None:
+            for _ in range(3):
+                await asyncio.sleep(0.05)
+            steps.append("closed")
+
+    async def plain() -> str:
+        try:
+            async with Resource():
+                await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.15)
+            steps.append("tidy")
+        return "never"
+
+    odd(plain)
+    ref, driving = await begun(world, lambda: steps)
+    await world.cancel(ref)
+    assert await driving == "cancelled"
+    assert steps == ["open", "closed", "tidy"]
+    assert await outcomes(world, ref) == ["stopped"]
+
+
 async def test_cleanup_runs_on_a_cancel_shielded_and_bounded(world: World, odd: Any) -> None:
     """Guards `finally` and `async with`: knocks don't interrupt shielded cleanup; what takes too long is cut off."""
     steps: list[str] = []
@@ -246,7 +277,8 @@ async def test_cleanup_runs_on_a_cancel_shielded_and_bounded(world: World, odd: 
 
         async def __aexit__(self, *_: object) -> None:
             async with shield(5):
-                await asyncio.sleep(0.08)  # several knocks long
+                checkpoint()  # which would raise outside
+                await asyncio.sleep(CLEANUP_SECONDS + 0.1)  # a knock comes in between
             steps.append("closed")
 
     async def careful() -> str:
