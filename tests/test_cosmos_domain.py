@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from activities import lifecycle
-from shared import workflows
+from shared import groups, workflows
 from shared.deliveries import sweep
+from shared.errors import Problem
 from shared.executions import RunRef
 from shared.file_bursts import LOST_SECONDS, wake_lost_bursts
 from shared.file_sync import Arrival
+from shared.identity import Caller
 from shared.names import DocumentType
+from shared.permissions import Role
 from shared.reconcile import reconcile
 from shared.retention import retain
 from shared.scheduler import run_due
@@ -55,6 +58,23 @@ async def test_a_run_completes(double: Double, tmp_path: Path) -> None:
         run = await world.run(ref)
         assert (run["counts"]["completed"], run["in_flight"]) == (run["counts"]["total"], 0)
         assert await world.idle(ref)
+
+
+async def test_groups_are_found_guarded_and_read_where_writes_are_judged(double: Double, tmp_path: Path) -> None:
+    """Guards the query by membership over all partitions, the last Owner, and the read before an accept."""
+    async with world_on(double, tmp_path) as world:
+        owner, services = Caller("olga", "Olga"), world.services
+        group_id = (await groups.create(services, owner, "A group"))["group_id"]
+        await groups.set_member(services, owner, group_id, "adam", Role.OWNER, None)
+        found = (await groups.of_member(services, "adam")).items
+        assert [one["group_id"] for one in found] == [group_id]
+        leaving = (groups.remove_member(services, Caller(who, who), group_id, who) for who in ("olga", "adam"))
+        done = await asyncio.gather(*leaving, return_exceptions=True)
+        assert sum(isinstance(one, Problem) and one.code == "last_owner" for one in done) == 1, done
+        (owner_left,) = (await groups.read_at_accept(services, group_id))["members"]
+        assert owner_left["role"] == Role.OWNER
+        await groups.delete(services, Caller(owner_left["id"], ""), group_id)
+        assert not (await groups.of_member(services, owner_left["id"])).items
 
 
 async def test_a_runs_end_reaches_its_webhook_and_secrets_change_with_the_definition(

@@ -83,10 +83,10 @@ class World:
         self.services, self.model = services, model
         self.store = services.store
 
-    async def workflow(self, *steps_: dict[str, Any], **options: Any) -> Document:
-        """A workflow of Alice's with these steps."""
+    async def workflow(self, *steps_: dict[str, Any], scope: str = "user:alice", **options: Any) -> Document:
+        """A workflow (of Alice's) with these steps."""
         named = [{"name": f"step{i}", **step} for i, step in enumerate(steps_)]
-        return await workflows.create(self.services, "user:alice", {"name": "A workflow", "steps": named, **options})
+        return await workflows.create(self.services, scope, {"name": "A workflow", "steps": named, **options})
 
     async def start(self, workflow: Document, run_id: str | None = None, given: Any = None) -> RunRef:
         """Start a run of it."""
