@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from activities.containers import close_container, find_container, open_container
+from activities.containers import close_container, find_node, open_container
 from activities.tools import tool_context
 from activities.values import step_of, values_for
 from shared import templates
@@ -67,7 +67,7 @@ class Agent:
 async def take_turn(services: Services, ref: RunRef, path: str, turn: int) -> Outcome:
     """Take a turn (from 1) of the agent at `path`. Answers its end, or `turn` with the `calls` to make before the next."""
     run, step = await step_of(services, ref, path)
-    container = await find_container(services, ref, path)
+    container = await find_node(services, ref, path)
     if container is not None and container["status"] not in UNFINISHED_EXECUTION:
         return await outcome_of(services, ref, container)
     agent = await _find(services, ref, step, path)
@@ -146,7 +146,7 @@ def _input(call: ToolCall) -> str:
 async def _seconds_left(services: Services, ref: RunRef, path: str, timeout: float | None) -> float:
     if timeout is None:
         return float("inf")
-    container = await find_container(services, ref, path)
+    container = await find_node(services, ref, path)
     if container is None or container["started_at"] is None:
         return timeout
     return timeout - (datetime.now(UTC) - from_text(container["started_at"])).total_seconds()
@@ -199,10 +199,11 @@ async def _ask(
     services: Services, ref: RunRef, run: Document, agent: Agent, turns: Sequence[Turn], messages: list[dict[str, Any]]
 ) -> Outcome:
     """The model call of the turn after `turns`. Raises `StepFailed` when it may not be made."""
-    if agent.seconds_left <= 0:
-        raise StepFailed("timeout", "its time was over before it had an answer")
-    if run["counts"]["total"] >= services.settings.executions_max:
-        raise StepFailed("run_too_large", f"the run has over {services.settings.executions_max} executions")
+    path = turn_model_path(agent.path, len(turns) + 1)
+    failure = _too_late(services, run, agent)
+    # Finished beats the deadline: a call that is on record, of a turn that is delivered again, keeps its outcome.
+    if failure is not None and await find_node(services, ref, path) is None:
+        raise failure
     options, spent = agent.options, sum(turn.tokens for turn in turns)
     limits = [options.max_tokens, options.max_total_tokens and max(1, options.max_total_tokens - spent)]
     request = ModelRequest(
@@ -216,10 +217,18 @@ async def _ask(
         answer = await services.model.complete(request, context.writer())
         return turn_record(answer, services.settings.agent_calls_max, size(messages))
 
-    path = turn_model_path(agent.path, len(turns) + 1)
     shown = preview(str(messages[-1]["content"]))
     spec = ExecutionSpec(path, Kind.MODEL_CALL, options.model or "model", shown)
     return await _supervised(services, ref, spec, agent, body)
+
+
+def _too_late(services: Services, run: Document, agent: Agent) -> StepFailed | None:
+    """Why no further model call may be made."""
+    if agent.seconds_left <= 0:
+        return StepFailed("timeout", "its time was over before it had an answer")
+    if run["counts"]["total"] >= services.settings.executions_max:
+        return StepFailed("run_too_large", f"the run has over {services.settings.executions_max} executions")
+    return None
 
 
 async def _computed(options: AgentOptions, function: Any, *arguments: Any) -> Any:

@@ -22,8 +22,8 @@ from shared.store.port import Create, Document, FieldIn, Op, Patch
 from shared.supervisor import Outcome, outcome_of
 
 
-async def find_container(services: Services, ref: RunRef, path: str) -> Document | None:
-    """The container at `path`, if it is there."""
+async def find_node(services: Services, ref: RunRef, path: str) -> Document | None:
+    """The execution at `path`, if it is there."""
     try:
         return await services.store.get(ref.partition, ref.execution_id(path))
     except NotFound:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from activities import agents, lifecycle
 from shared.agents import CANCELLED
 from shared.executions import RunRef
-from shared.store.port import Op
+from shared.store.port import Op, Patch
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.domain.test_narrow import assert_whole, cancel_at
 from tests.domain.test_takeover import crash
@@ -145,6 +146,21 @@ async def test_a_doubled_delivery_calls_nothing_twice(tmp_path: Path) -> None:
         tree = await assert_whole(world, ref, "completed")
     assert {one["attempt"] for one in tree.values()} == {1}
     assert {key: len(asked) for key, asked in play.requests.items()} == {"main": 2, "helper": 2}
+
+
+async def test_a_turn_that_is_delivered_again_after_the_deadline_keeps_its_outcome(tmp_path: Path) -> None:
+    """Guards finished > deadline: what the model said in time counts, whoever asks for it later; the next is too late."""
+    async with open_world(tmp_path, Play(main=[calls(ECHO), "late"]).script) as world:
+        ref = await world.start(await world.workflow(agent(tools=TOOLS, timeout_seconds=60)))
+        await lifecycle.begin(world.services, ref)
+        first = await agents.take_turn(world.services, ref, "s01", 1)
+        long_ago = Patch(ref.execution_id("s01"), set={"started_at": "2026-01-01T00:00:00.000Z"})
+        await world.store.transact(ref.partition, [long_ago])
+        assert await agents.take_turn(world.services, ref, "s01", 1) == first
+        assert first["status"] == "turn"
+        second = await agents.take_turn(world.services, ref, "s01", 2)
+        assert (second["status"], second["error"]["code"]) == ("failed", "timeout")
+        assert "s01.t02.m" not in await world.executions(ref)
 
 
 STEP = agent(tools=TOOLS, agents=[sub_agent("helper", tools=TOOLS)])
