@@ -19,6 +19,7 @@ from shared.errors import Problem
 
 PRINCIPAL_HEADER = "x-ms-client-principal"
 MAX_PRINCIPAL = 32 * 1024
+MAX_NAME = 200
 OBJECT_ID_CLAIMS = ("http://schemas.microsoft.com/identity/claims/objectidentifier", "oid")
 NAME_CLAIMS = ("name", "preferred_username", "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/emailaddress")
 # What may stand in a scope: document ids and partition keys can't hold / \ # ?
@@ -71,20 +72,42 @@ def parse_principal(value: str) -> Caller:
     if len(value) > MAX_PRINCIPAL:
         raise _unauthenticated("the principal is too large")
     try:
-        principal = json.loads(base64.b64decode(value, validate=True))
-        claims = [(str(claim["typ"]), claim["val"]) for claim in principal["claims"]]
+        text = base64.b64decode(value, validate=True).decode("utf-8")
+        principal = json.loads(text, object_pairs_hook=_without_duplicates)
+        claims = [_claim(claim) for claim in principal["claims"]]
     except (binascii.Error, ValueError, TypeError, KeyError, RecursionError):
         raise _unauthenticated("the principal is malformed") from None
-    if not all(isinstance(given, str) for _, given in claims):
-        raise _unauthenticated("the principal is malformed")
     ids = {given for kind, given in claims if kind in OBJECT_ID_CLAIMS}
     if len(ids) != 1:
         raise _unauthenticated("the principal has no single object id")
     oid = ids.pop()
     if not ID_PATTERN.fullmatch(oid):
         raise _unauthenticated("the principal's object id is not usable")
-    names = [given for kind in NAME_CLAIMS for typ, given in claims if typ == kind and given.strip()]
-    return Caller(oid, names[0][:200] if names else oid, _roles(principal, claims))
+    names = (_readable(given) for kind in NAME_CLAIMS for typ, given in claims if typ == kind)
+    name = next((name for name in names if name), oid)
+    return Caller(oid, name, _roles(principal, claims))
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of two keys alike, one reader takes the first and another the last: refused."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _claim(claim: Any) -> tuple[str, str]:
+    kind, given = claim["typ"], claim["val"]
+    if not isinstance(kind, str) or not isinstance(given, str):
+        raise TypeError("a claim is two strings")
+    given.encode()  # half of a surrogate pair can be neither stored nor answered
+    return kind, given
+
+
+def _readable(text: str) -> str:
+    """A name as it can be shown anywhere: one line, without control or bidirectional characters."""
+    shown = "".join(one if one.isprintable() else " " if one.isspace() else "" for one in text)
+    return " ".join(shown.split())[:MAX_NAME]
 
 
 def _roles(principal: Mapping[str, Any], claims: list[tuple[str, str]]) -> frozenset[str]:
