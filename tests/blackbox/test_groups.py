@@ -39,7 +39,7 @@ def create(people: dict[str, Api], group: str, prompt: str) -> Any:
 @pytest.mark.several_processes
 def test_a_member_cancels_what_another_one_started(people: dict[str, Api], group: str, model: ModelLog) -> None:
     """Guards the whole way in a group: start, follow the links, cancel by somebody else, read the receipt."""
-    workflow = create(people, group, f"[[key={model.key}]][[tokens=4000]][[delay=0.01]] go")
+    workflow = create(people, group, f"[[tokens=4000 delay=0.01 key={model.key}]]Go")
     query = {"group_id": group}
     run = people["user"].ok("POST", f"{WORKFLOWS}/{workflow['id']}/run", 202, params=query, json={})
     assert run["links"]["self"] == f"{WORKFLOWS}/{workflow['id']}/runs/{run['id']}?group_id={group}"
@@ -63,7 +63,7 @@ def test_a_member_who_is_removed_loses_sight_at_once_and_the_run_goes_on(
     people: dict[str, Api], group: str, model: ModelLog
 ) -> None:
     """Guards a live request: whoever waits for a run is not told its end once they are out."""
-    workflow = create(people, group, f"[[key={model.key}]][[tokens=100]][[delay=0.01]] go")
+    workflow = create(people, group, f"[[tokens=100 delay=0.01 key={model.key}]]Go")
     path, query, answers = f"{WORKFLOWS}/{workflow['id']}", {"group_id": group}, []
 
     def wait() -> None:

@@ -194,4 +194,9 @@ def test_any_json_goes_through_a_run_unchanged(api: Api, value: Any) -> None:
 def test_who_is_asking_is_told(api: Api) -> None:
     """Guards identity's way through the host: id, name and roles as the platform gives them."""
     asked = api.ok("GET", "/api/me", headers={"X-Truestop-Dev-User": "mei@example.org;Mei Lin;roles=Truestop.Admin"})
-    assert asked == {"id": "mei@example.org", "name": "Mei Lin", "roles": ["Truestop.Admin"]}
+    assert asked == {
+        "id": "mei@example.org",
+        "name": "Mei Lin",
+        "roles": ["Truestop.Admin"],
+        "active_group": None,
+    }
