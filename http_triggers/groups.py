@@ -75,7 +75,9 @@ async def create_group(call: Call) -> Answer:
 
 async def get_group(call: Call) -> Answer:
     """GET /api/groups/{gid}."""
-    return Answer(200, _shown(call, await groups.read(call.services, call.route("gid"))))
+    group = await groups.read(call.services, call.route("gid"))
+    groups.require(group, call.caller.id, Rule.GROUP_VIEW)  # it was read anew
+    return Answer(200, _shown(call, group))
 
 
 async def rename_group(call: Call) -> Answer:

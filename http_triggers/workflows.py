@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import azure.durable_functions as df
 
 from http_triggers.api import Answer, Call, add_scoped_route, listing
 from shared import workflows
 from shared.definitions import invalid
+from shared.errors import Problem
 from shared.names import DocumentType
 from shared.permissions import Rule
 from shared.states import WorkflowStatus
@@ -58,6 +61,12 @@ async def create_workflow(call: Call) -> Answer:
     data = call.json()
     await call.confirm()
     workflow = await workflows.create(call.services, call.scope, data)
+    try:
+        await call.confirm()
+    except Problem:  # its group was deleted under it, and nobody would ever see it
+        with contextlib.suppress(Problem):  # the deletion of the group found it
+            await workflows.delete(call.services, Partition(call.scope, workflow["workflow_id"]), None)
+        raise
     headers = {"Location": link(workflow["scope"], workflow["workflow_id"]), "ETag": etag(workflow)}
     return Answer(201, workflow_view(workflow), headers)
 

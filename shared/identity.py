@@ -22,6 +22,14 @@ MAX_PRINCIPAL = 32 * 1024
 MAX_NAME = 200
 OBJECT_ID_CLAIMS = ("http://schemas.microsoft.com/identity/claims/objectidentifier", "oid")
 NAME_CLAIMS = ("name", "preferred_username", "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/emailaddress")
+SET_BY_AZURE = (
+    "WEBSITE_INSTANCE_ID",
+    "CONTAINER_NAME",
+    "WEBSITE_POD_NAME",
+    "LEGION_SERVICE_HOST",
+    "MANAGED_ENVIRONMENT",
+)
+"""By which the Functions host knows its plan (`EnvironmentExtensions.cs`). Flex Consumption may set only the pod's name."""
 # What may stand in a scope: document ids and partition keys can't hold / \ # ?
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 
@@ -49,8 +57,8 @@ def _unauthenticated(why: str) -> Problem:
 
 
 def on_azure(environment: Mapping[str, str]) -> bool:
-    """Whether this process runs on Azure: the platform sets these, Core Tools and devhost don't."""
-    return bool(environment.get("WEBSITE_INSTANCE_ID") or environment.get("CONTAINER_NAME"))
+    """Whether this process runs on Azure: the platform sets one of these, Core Tools and devhost don't."""
+    return any(environment.get(name) for name in SET_BY_AZURE)
 
 
 def identify(headers: Mapping[str, str], environment: Mapping[str, str]) -> Caller:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Problem
-from shared.identity import ID_PATTERN, identify, parse_principal
+from shared.identity import ID_PATTERN, SET_BY_AZURE, identify, parse_principal
 
 OID = "http://schemas.microsoft.com/identity/claims/objectidentifier"
 ON = {"WEBSITE_AUTH_ENABLED": "true"}
@@ -49,7 +49,7 @@ def test_a_principal_does_not_count_when_authentication_is_off() -> None:
 def test_the_development_user_counts_off_azure_only() -> None:
     """Guards that a setting left behind opens nothing on Azure."""
     assert identify({}, {"TRUESTOP_DEV_USER": "dev"}).scope == "user:dev"
-    for marker in ("WEBSITE_INSTANCE_ID", "CONTAINER_NAME"):
+    for marker in SET_BY_AZURE:
         with pytest.raises(Problem):
             identify({}, {"TRUESTOP_DEV_USER": "dev", marker: "x"})
     with pytest.raises(Problem):

@@ -68,6 +68,14 @@ def test_the_page_lists_every_route(functions: list[HostedFunction]) -> None:
     assert set(rows) == served
 
 
+def test_the_page_about_groups_names_routes_that_exist(functions: list[HostedFunction]) -> None:
+    """Guards `docs/groups.md`: every group route is there, and no other."""
+    page = (ROOT / "docs/groups.md").read_text()
+    told = set(re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/api/[^`]+)`", page))
+    served = {(one.trigger.methods[0].value, f"/{one.trigger.route}") for one in functions if one.kind == "httpTrigger"}
+    assert told == {(method, route) for method, route in served if re.match("/api/groups|/api/me/active", route)}
+
+
 def test_the_page_shows_which_role_has_which_right() -> None:
     """Guards the table of roles."""
     rows = re.findall(r"^\| `([\w.]+)` \| (.*) \|$", PAGE, re.M)

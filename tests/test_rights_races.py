@@ -15,10 +15,11 @@ import pytest_asyncio
 from http_triggers import api
 from shared.access import Grant
 from shared.permissions import Role
-from shared.store.port import Document, Partition, Query
+from shared.store.port import Create, Document, Partition, Query
 from tests.support.inprocess import Reply
 from tests.support.people import DEFINITION, DOCUMENT, People, Scene, WatchedStore, open_people
 from tests.support.waiting import eventually
+from tests.support.world import RecordingStore
 
 CHANGING: dict[str, tuple[Any, bool]] = {
     "group_workflows_create": (DEFINITION, False),
@@ -126,6 +127,26 @@ async def test_a_member_who_waits_for_a_run_is_not_told_its_end_once_removed(peo
     assert (await call(people, "group_run_cancel", "olga", group, replace(scene, run_id=run_id), {})).status == 200
     reply = await waiting
     assert (reply.status, reply.code) == (404, "group_not_found")
+
+
+async def test_a_workflow_that_is_created_while_its_group_is_deleted_is_not_left_behind(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a workflow, perhaps with a schedule, that nobody but operators could ever see or stop."""
+    group = await people.group()
+    recording = RecordingStore(people.store.inner)
+
+    async def delete_the_group(ops: Any) -> None:
+        if any(isinstance(op, Create) and op.document["type"] == "workflow" for op in ops):
+            recording.before = None
+            assert (await people.app.call("groups_delete", "olga", gid=group)).status == 204
+
+    recording.before = delete_the_group
+    monkeypatch.setattr("shared.services._services", replace(people.services, store=recording))  # type: ignore[arg-type]
+    reply = await people.app.call("group_workflows_create", "adam", DEFINITION, query={"group_id": group})
+    assert (reply.status, reply.code) == (404, "group_not_found")
+    assert recording.before is None
+    assert await everything(people, f"group:{group}") == []
 
 
 class JitteryStore(WatchedStore):
