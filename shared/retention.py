@@ -3,6 +3,7 @@
 1. Runs that ended more than `TRUESTOP_RETENTION_DAYS` ago, with their executions, events, deliveries and blobs. One that a
    later run was resumed from waits for that one.
 2. Receipts older than `TRUESTOP_RECEIPT_DAYS`. They outlive their runs, so that a trigger delivered late starts nothing.
+   And the records of rejected messages.
 3. The rest of deleted workflows.
 4. What dead processes and unread messages left among the blobs.
 5. The history of Durable Functions' instances that ended.
@@ -25,6 +26,7 @@ from shared.ids import to_text
 from shared.names import OUTCOME_LOST, DocumentType
 from shared.orchestration import Orchestrations
 from shared.queue_bodies import PREFIX as MESSAGES
+from shared.queue_intake import RECORD_SECONDS
 from shared.removal import remove_rest, remove_run
 from shared.services import Services
 from shared.states import TERMINAL_RUN
@@ -78,7 +80,7 @@ async def retain(
     Each part is tried, at least with one batch. Raises `StoreError` when a list can't be read.
     """
     work = _Pass(services, moment or datetime.now(UTC), time.monotonic() + seconds)
-    for part in (_runs, _receipts, _deleted_workflows, _blobs):
+    for part in (_runs, _receipts, _rejected, _deleted_workflows, _blobs):
         await part(work)
     await _instances(work, orchestrations)
     return work.removed
@@ -103,13 +105,22 @@ async def _run(work: _Pass, run: Document) -> None:
 async def _receipts(work: _Pass) -> None:
     cutoff = to_text(work.before(work.services.settings.receipt_days))
     closed = (FieldIn("outcome", (*TERMINAL_RUN, OUTCOME_LOST)), Compare("at", "<", cutoff))
-    async for page in _pages(work, Query(DocumentType.RECEIPT, None, closed)):
-        by_partition = sorted(page, key=_partition)
-        for partition, receipts in groupby(by_partition, key=_partition):
-            ops: list[Op] = [Delete(receipt["id"]) for receipt in receipts]
+    await _delete(work, "receipts", Query(DocumentType.RECEIPT, None, closed))
+
+
+async def _rejected(work: _Pass) -> None:
+    cutoff = to_text(work.moment - timedelta(seconds=RECORD_SECONDS))
+    await _delete(work, "rejected", Query(DocumentType.REJECTED, None, (Compare("created_at", "<", cutoff),)))
+
+
+async def _delete(work: _Pass, kind: str, query: Query) -> None:
+    """Delete the documents of a query, which have nothing below them."""
+    async for page in _pages(work, query):
+        for partition, documents in groupby(sorted(page, key=_partition), key=_partition):
+            ops: list[Op] = [Delete(document["id"]) for document in documents]
             try:
                 await work.services.store.transact(partition, ops)
-                work.removed["receipts"] += len(ops)
+                work.removed[kind] += len(ops)
             except NotFound:
                 pass  # another pass was quicker with one of them: the next takes the others
 

@@ -14,9 +14,10 @@ import pytest
 
 from activities import lifecycle
 from shared import workflows
-from shared.errors import AlreadyProduced, NotFound, Unavailable
+from shared.errors import AlreadyProduced, NotFound, Problem, Unavailable
 from shared.executions import RunRef
 from shared.names import DocumentType
+from shared.queue_intake import REJECTED, reject
 from shared.removal import remove_run
 from shared.retention import retain
 from shared.runs import Start, skip_run
@@ -119,6 +120,14 @@ async def test_receipts_outlive_their_runs_and_go_at_last(world: World) -> None:
     assert not (await retain(world.services, FakeOrchestrations(), LATER))["receipts"]
     assert (await retain(world.services, FakeOrchestrations(), MUCH_LATER))["receipts"] == 2
     assert await documents(world, ref.partition) == [("workflow", "workflow")]
+
+
+async def test_records_of_rejected_messages_go_after_a_month(world: World) -> None:
+    """Guards a store without a time to live of its own against whoever sends rubbish."""
+    await reject(world.services, "run-requests", "rubbish", Problem(400, "malformed_json", "no JSON"))
+    assert not (await retain(world.services, FakeOrchestrations()))["rejected"]
+    assert (await retain(world.services, FakeOrchestrations(), LATER))["rejected"] == 1
+    assert await documents(world, REJECTED) == []
 
 
 def test_receipts_must_be_kept_for_longer_than_runs() -> None:
