@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from http_triggers import aliases, cancels, deliveries, documents, groups, health, history, resume, runs, workflows
+from http_triggers import (
+    aliases,
+    cancels,
+    deliveries,
+    documents,
+    groups,
+    health,
+    history,
+    live,
+    resume,
+    runs,
+    workflows,
+)
 
-_MODULES = (workflows, runs, cancels, aliases, resume, history, deliveries, documents, groups, health)
+_MODULES = (workflows, runs, cancels, aliases, resume, history, live, deliveries, documents, groups, health)
 blueprints = tuple(module.blueprint for module in _MODULES)

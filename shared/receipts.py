@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import Problem
 from shared.executions import run_ref
 from shared.names import DocumentType
-from shared.services import Services
 from shared.states import ExecutionStatus as Ex
 from shared.states import RunStatus
 from shared.store.port import Document, Prefix, Query
 from shared.views import side_effects
+
+if TYPE_CHECKING:
+    from shared.services import Services
 
 MAX_SHOWN = 1000
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from shared.blobs import BlobReader, BlobStore, LocalBlobs
 from shared.folder_blobs import FolderBlobs, container_folder
+from shared.live import LiveFeeds
 from shared.model_client import ModelClient
 from shared.names import CONTAINER_FILE_SYNC
 from shared.queue_bodies import LargeBodies
 from shared.queues import QueueSender, SqliteQueue
 from shared.settings import Settings, get_settings
 from shared.sqlite import Database
+from shared.store.announcing import AnnouncingStore
 from shared.store.port import DocumentStore
 from shared.store.sqlite import SqliteStore
 from shared.watcher import Watcher
@@ -38,6 +40,7 @@ class Services:
     queue: QueueSender
     model: ModelClient
     watcher: Watcher
+    live: LiveFeeds
     database: Database | None
     """The file of what is local, if anything is."""
 
@@ -51,6 +54,7 @@ class Services:
 
     async def close(self) -> None:
         """Release everything. Operations must have ended."""
+        await self.live.close()
         await self.watcher.close()
         for part in (self.model, self.queue, self.sources, self.blobs, self.store):
             await part.close()
@@ -62,7 +66,8 @@ def make_services(settings: Settings) -> Services:
     """Services as `settings` ask. Call it in the event loop that will use them. Raises `SettingsError`."""
     local = settings.store == "sqlite" or settings.storage == "local"
     database = Database.open(settings.data / "truestop.db") if local else None
-    store = _store(settings, database)
+    live = LiveFeeds(settings.poll_seconds)
+    store = AnnouncingStore(_store(settings, database), live.wake)
     blobs, sources, queue = _storage(settings, database)
     return Services(
         settings=settings,
@@ -77,6 +82,7 @@ def make_services(settings: Settings) -> Services:
             read_timeout=settings.model_timeout_seconds,
         ),
         watcher=Watcher(store, settings.poll_seconds),
+        live=live,
         database=database,
     )
 

@@ -102,13 +102,36 @@ class CosmosStore:
             # The token comes from outside and the SDK would follow it to other partitions.
             own = [one for one in documents if tuple(one.get(name) for name in PARTITION_FIELDS) == partition]
             news = [one for one in own if digest(one) not in place.seen]
-            if len(news) > limit:  # a transaction is never cut in two: come back to the same page, and leave these out
-                place = place.after(news[:limit], place.continuation, keep=len(own) + len(place.seen))
-            else:
+            keep = len(own) + len(place.seen)
+            # Within a page a token comes back to the same page, and leaves out what was seen of it.
+            tokens = [place.after(news[: i + 1], place.continuation, keep).text() for i in range(min(len(news), limit))]
+            if len(news) <= limit:  # else a transaction was over the limit, as one is never cut in two
                 place = place.after(news, continuation)
+                tokens[-1:] = [place.text()] if news else []
             if news:
-                return Changes([shown(one) for one in news[:limit]], place.text())
-        return Changes([], token if token is not None and place == start else place.text())
+                return Changes([shown(one) for one in news[:limit]], tokens[-1], tokens)
+        return Changes([], token if token is not None and place == start else place.text(), [])
+
+    async def position(self, partition: Partition) -> str:
+        check_partition(partition)
+        answered: Mapping[str, str] = {}
+
+        def note(headers: Mapping[str, str], result: object = None) -> None:
+            nonlocal answered
+            answered = headers
+            self._connection.session.note(headers, result)
+
+        async def read() -> str:
+            container = await self._connection.container()
+            feed = container.query_items_change_feed(
+                start_time="Now", partition_key=list(partition), response_hook=note, **self._session()
+            )
+            async for _ in feed.by_page():  # there is none: what counts is where the SDK says to go on
+                break
+            return FeedToken(answered["etag"]).text()
+
+        async with self._bounded():
+            return await self._repeatedly(read)
 
     async def transact(self, partition: Partition, ops: Sequence[Op]) -> list[Document | None]:
         texts = check_transaction(partition, ops)

@@ -165,11 +165,13 @@ class Changes:
     """Documents as they are now, in the order of their last modification after the token; `token` continues from there.
 
     A document that changed several times is seen at least in its last state. Deletes are not seen. `token` is never None:
-    when nothing is new it is the one that was given (or one for the start of the feed).
+    when nothing is new it is the one that was given (or one for the start of the feed). `tokens` has one for each item,
+    which continues right after it.
     """
 
     items: list[Document]
     token: str
+    tokens: list[str]
 
 
 class DocumentStore(Protocol):
@@ -188,6 +190,10 @@ class DocumentStore(Protocol):
 
     async def changes(self, partition: Partition, token: str | None = None, limit: int = 100) -> Changes:
         """What changed in a partition since `token` (None: from the beginning)."""
+        ...
+
+    async def position(self, partition: Partition) -> str:
+        """A token for the feed's end: all that is read after it is no older, and all that is written later follows it."""
         ...
 
     async def transact(self, partition: Partition, ops: Sequence[Op]) -> list[Document | None]:

@@ -103,7 +103,14 @@ class SqliteStore:
         )
         values = (*partition, int(match[1]), limit)
         rows: list[tuple[str, int]] = self._database.fetch(sql, values)
-        return Changes([_loaded(*row) for row in rows], f"s{rows[-1][1]}" if rows else match[0])
+        tokens = [f"s{seq}" for _, seq in rows]
+        return Changes([_loaded(*row) for row in rows], tokens[-1] if rows else match[0], tokens)
+
+    async def position(self, partition: Partition) -> str:
+        check_partition(partition)
+        await self._prepare()
+        ((value,),) = self._database.fetch("SELECT value FROM store_sequence", ())
+        return f"s{value}"
 
     async def transact(self, partition: Partition, ops: Sequence[Op]) -> list[Document | None]:
         texts = check_transaction(partition, ops)

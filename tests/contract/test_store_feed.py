@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,61 @@ class TestChanges:
         assert [content(document) for document in rest.items] == [doc("c"), doc("d"), doc("a", n=2)]
         end = await store.changes(partition, rest.token)
         assert (end.items, end.token) == ([], rest.token)
+
+    @pytest.mark.parametrize("limit", [3, 10])
+    async def test_a_reader_may_go_on_after_any_item_of_a_page(
+        self, store: DocumentStore, partition: Partition, limit: int
+    ) -> None:
+        """A live view whose connection breaks in the middle of a page has seen what came before, and not the rest."""
+        await put(store, partition, doc("a"), doc("b"))
+        await put(store, partition, doc("c"), doc("d"), doc("e"))
+        page = await store.changes(partition, limit=limit)
+        order = ["a", "b", "c", "d", "e"]
+        assert [document["id"] for document in page.items] == order[:limit]
+        assert page.tokens[-1] == page.token
+        for index, token in enumerate(page.tokens):
+            rest = await store.changes(partition, token)
+            while (more := await store.changes(partition, rest.token)).items:
+                rest = replace(more, items=rest.items + more.items)
+            assert [document["id"] for document in rest.items] == order[index + 1 :]
+        await store.transact(partition, [Patch("a", set={"n": 1})])
+        assert "a" in [document["id"] for document in (await store.changes(partition, page.tokens[0])).items]
+
+    async def test_what_is_written_after_a_position_was_read_follows_it(
+        self, store: DocumentStore, partition: Partition
+    ) -> None:
+        """A live view takes it before its snapshot: a token from too late would lose what changed between the two."""
+        assert (await store.changes(partition, await store.position(partition))).items == []
+        await put(store, partition, doc("a"), doc("b"))
+        position = await store.position(partition)
+        assert (await store.changes(partition, position)).items == []
+        await put(store, Partition(partition.scope, "w2"), doc("other"))
+        await store.transact(partition, [Patch("a", set={"n": 1}), Create(doc("c"))])
+        assert [document["id"] for document in (await store.changes(partition, position)).items] == ["a", "c"]
+
+    async def test_positions_read_while_many_write_lose_nothing(
+        self, open_store: OpenStore, partition: Partition
+    ) -> None:
+        """Whatever a reader can't see yet must be after the position that it reads."""
+        writer, reader = open_store(), open_store()
+
+        async def write(lane: int) -> None:
+            for index in range(10):
+                await put(writer, partition, doc(f"{lane}-{index}"))
+
+        writing = asyncio.gather(*(write(lane) for lane in range(5)))
+        taken: list[tuple[str, set[str]]] = []
+        while not writing.done():
+            position = await reader.position(partition)
+            taken.append(
+                (position, {one["id"] for one in (await reader.query(Query("run", partition, limit=1000))).items})
+            )
+            await asyncio.sleep(0)
+        await writing
+        everything = {f"{lane}-{index}" for lane in range(5) for index in range(10)}
+        for position, snapshot in taken[:: max(1, len(taken) // 20)]:
+            later = {one["id"] for one in (await reader.changes(partition, position)).items}
+            assert snapshot | later == everything
 
     async def test_a_check_and_a_failure_are_no_changes(self, store: DocumentStore, partition: Partition) -> None:
         await put(store, partition, doc("a"))

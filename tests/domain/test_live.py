@@ -1,0 +1,426 @@
+"""The live view: windows that lose nothing and tell nothing twice, one reading for all who watch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import live, live_log
+from shared.activity import activity
+from shared.errors import NotFound, Unavailable
+from shared.executions import RunRef
+from shared.live import LiveFeeds
+from shared.store.port import Changes, Create, Delete, Partition, Patch
+from tests.support.sse import Event, parse
+from tests.support.waiting import eventually
+from tests.support.world import RecordingStore, World, at_once, open_world, streaming
+
+ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
+MODEL = {"kind": "model", "prompt": "Go"}
+LONG = 20.0
+"""Longer than any test waits: a window that lasts so long is one that missed its news."""
+
+
+class CountingStore(RecordingStore):
+    """Counts the readings of the feed and of documents."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.reads: Counter[str] = Counter()
+        self.away = False
+
+    async def changes(self, partition: Partition, token: str | None = None, limit: int = 100) -> Changes:
+        self.reads["changes"] += 1
+        if self.away:
+            raise Unavailable("away")
+        page: Changes = await self.inner.changes(partition, token, limit)
+        return page
+
+    async def get(self, partition: Partition, document_id: str) -> Any:
+        self.reads["get"] += 1
+        return await self.inner.get(partition, document_id)
+
+
+@asynccontextmanager
+async def watched(directory: Path, script: Any = at_once, poll_seconds: str = "60") -> AsyncIterator[World]:
+    """A world whose feeds are polled only when this process writes."""
+    async with open_world(directory, script) as world:
+        counting = CountingStore(world.services.store)
+        services = replace(world.services, store=counting)  # type: ignore[arg-type]
+        services.live.poll_seconds = float(poll_seconds)
+        yield World(services, world.model)
+
+
+class Reader:
+    """Follows a feed, window by window."""
+
+    def __init__(self, world: World, partition: Partition, token: str, run_id: str | None = None) -> None:
+        self.world, self.partition, self.token, self.run_id = world, partition, token, run_id
+        self.events: list[Event] = []
+        self.services = world.services
+
+    async def window(self, seconds: float = LONG) -> list[Event] | None:
+        """The next window; None: the run was told."""
+        found = await self.services.live.window(self.services, self.partition, self.token, self.run_id, seconds)
+        if found is None:
+            return None
+        parsed = parse(found)
+        self.token = parsed.last_id or self.token
+        self.events += parsed.events
+        return parsed.events
+
+    async def to_the_end(self) -> None:
+        """Until the run was told."""
+        async with asyncio.timeout(LONG):
+            while await self.window() is not None:
+                pass
+
+    @property
+    def ids(self) -> list[str]:
+        return [event.data["id"] for event in self.events]
+
+
+def partition_of(workflow: dict[str, Any]) -> Partition:
+    return Partition(workflow["scope"], workflow["workflow_id"])
+
+
+async def reader(world: World, partition: Partition, run_id: str | None = None) -> Reader:
+    """One that goes on from now."""
+    return Reader(world, partition, await world.store.position(partition), run_id)
+
+
+async def note(world: World, ref: RunRef, name: str, **fields: Any) -> None:
+    """A document of the run, as an event."""
+    event = {"type": "event", "run_id": ref.run_id, "event_type": "t", "execution_id": None, "at": "", "data": {}}
+    await world.store.transact(ref.partition, [Create({**event, "id": f"{ref.run_id}:e:{name}", **fields})])
+
+
+async def test_a_run_is_told_to_its_end_and_then_no_more(tmp_path: Path) -> None:
+    """Every event once, every execution and the run in their last states, in order; then the stream says that it is over."""
+    async with watched(tmp_path, streaming()) as world:
+        ref = await world.start(await world.workflow(ECHO, MODEL))
+        follower = await reader(world, ref.partition, ref.run_id)
+        _, status = await asyncio.gather(follower.to_the_end(), world.drive(ref))
+        assert status == "completed"
+        events = [event.data["id"] for event in follower.events if event.type == "event"]
+        assert events == [one["id"] for one in (await world.events(ref))[1:]]  # the first came before the token
+        last = {event.data["id"]: event.data for event in follower.events}
+        executions = await world.executions(ref)
+        assert {one["id"]: (one["status"], one["output_preview"]) for one in executions.values()} == {
+            key: (one["status"], one["output_preview"]) for key, one in last.items() if "path" in one
+        }
+        assert last[ref.run_id]["status"] == "completed"
+        assert await follower.window() is None
+
+
+async def test_a_run_that_ended_before_is_told_from_the_token_on(tmp_path: Path) -> None:
+    """A page that slept through the end."""
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        late, just_in_time = await reader(world, ref.partition, ref.run_id), None
+        await world.drive(ref)
+        just_in_time = await reader(world, ref.partition, ref.run_id)
+        await late.to_the_end()
+        assert late.ids[-1] in (ref.run_id, f"{ref.run_id}:e:terminal")
+        assert {ref.run_id, f"{ref.run_id}:e:terminal", f"{ref.run_id}:s01"} <= set(late.ids)
+        await just_in_time.to_the_end()
+        assert just_in_time.events == []
+
+
+async def test_only_what_is_of_the_run_is_told(tmp_path: Path) -> None:
+    async with watched(tmp_path) as world:
+        workflow = await world.workflow(ECHO)
+        first = await world.start(workflow)
+        await world.drive(first)
+        everything = await reader(world, first.partition)
+        second = await world.start(workflow)
+        one = await reader(world, first.partition, second.run_id)
+        await asyncio.gather(one.to_the_end(), world.drive(second))
+        assert {event.type for event in one.events} == {"run", "execution", "event"}
+        assert all(second.run_id in event.data["id"] for event in one.events)
+        while f"{second.run_id}:e:terminal" not in everything.ids:
+            await everything.window()
+        assert {event.type for event in everything.events} == {"run", "execution", "event", "workflow"}
+
+
+async def test_what_nobody_may_see_is_never_told(tmp_path: Path) -> None:
+    """The feed has all documents of a partition: the secrets of webhooks and senders too."""
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        follower = await reader(world, ref.partition)
+        hidden = ("lock", "receipt", "delivery", "secrets", "file", "burst", "rejected", "group", "anything")
+        for kind in hidden:
+            document = {"id": f"x-{kind}", "type": kind, "run_id": ref.run_id, "value": f"hidden {kind}"}
+            await world.store.transact(ref.partition, [Create(document)])
+        await note(world, ref, "shown")
+        found = await world.services.live.window(world.services, ref.partition, follower.token, None, LONG)
+        assert found is not None and b"hidden" not in found
+        assert [event.data["id"] for event in parse(found).events] == [f"{ref.run_id}:e:shown"]
+        await note(world, ref, "data", secret="hidden", epoch=7)
+        assert b"hidden" not in (
+            await world.services.live.window(world.services, ref.partition, parse(found).last_id, None, LONG)
+            or b"hidden"
+        )
+
+
+async def test_without_a_token_the_stream_begins_now_and_says_where(tmp_path: Path) -> None:
+    """Answered at once: else what happens between that window and the next would be lost."""
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        found = await world.services.live.window(world.services, ref.partition, None, None, LONG)
+        assert found is not None and parse(found).events == []
+        follower = Reader(world, ref.partition, parse(found).last_id or "")
+        await note(world, ref, "next")
+        assert [event.data["id"] for event in await follower.window() or []] == [f"{ref.run_id}:e:next"]
+
+
+async def test_a_quiet_window_ends_with_where_to_go_on(tmp_path: Path) -> None:
+    async with watched(tmp_path, poll_seconds="0.01") as world:
+        ref = await world.start(await world.workflow(ECHO))
+        follower = await reader(world, ref.partition)
+        assert await follower.window(0.05) == []
+        assert world.services.live._feeds[ref.partition].log.number_of(follower.token) is not None
+        other = await reader(world, ref.partition, ref.run_id)
+        await world.store.transact(ref.partition, [Create({"id": "x", "type": "receipt"})])
+        before = other.token
+        assert await other.window(0.2) == []
+        assert other.token != before, "what is not shown is not read again by each window"
+
+
+async def test_what_is_missing_is_not_found(tmp_path: Path) -> None:
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        services = world.services
+        for partition, run_id in ((Partition("user:bob", "w"), None), (ref.partition, "nope"), (ref.partition, "lock")):
+            with pytest.raises(NotFound):
+                await services.live.window(services, partition, None, run_id, LONG)
+        assert Partition("user:bob", "w") not in services.live._feeds
+        with pytest.raises(ValueError, match="token"):
+            await services.live.window(services, ref.partition, "nonsense", None, LONG)
+
+
+async def test_a_deleted_workflow_ends_its_windows(tmp_path: Path) -> None:
+    async with watched(tmp_path) as world:
+        workflow = await world.workflow(ECHO)
+        follower = await reader(world, partition_of(workflow))
+        waiting = asyncio.create_task(follower.window())
+        await eventually(lambda: world.services.live.watchers and follower.partition in world.services.live._feeds)
+        ops = [Delete("workflow"), Create({"id": "deleted", "type": "tombstone", "at": ""})]
+        await world.store.transact(follower.partition, ops)
+        with pytest.raises(NotFound):
+            await asyncio.wait_for(waiting, LONG)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_readers_of_every_kind_see_the_same_feed(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens from anywhere, windows cut short, logs outrun, two processes: nothing lost, nothing told twice."""
+    dice = random.Random(seed)
+    monkeypatch.setattr(live_log, "LOG_ENTRIES", dice.choice([3, 20, 1000]))
+    monkeypatch.setattr(live, "WINDOW_BYTES", dice.choice([1, 2000, 256 * 1024]))
+    monkeypatch.setattr(live, "PAGE", dice.choice([2, 7, 50]))
+    monkeypatch.setattr(live, "BREATH_SECONDS", 0.001)
+    async with watched(tmp_path, poll_seconds="0.005") as here, watched(tmp_path, poll_seconds="0.005") as there:
+        ref = await here.start(await here.workflow(ECHO))
+        start = await here.store.position(ref.partition)
+        readers = [
+            Reader(dice.choice([here, there]), ref.partition, start, dice.choice([None, ref.run_id])) for _ in range(8)
+        ]
+        total = 60
+
+        async def write(world: World, lane: int) -> None:
+            for i in range(total // 3):
+                await note(world, ref, f"{lane}-{i:03}")
+                hidden = {"id": f"{lane}-{i}", "type": "receipt"}
+                await world.store.transact(ref.partition, [Create(hidden), Patch(ref.run_id, increment={"n": 1})])
+                await asyncio.sleep(dice.random() * 0.004)
+
+        async def follow(one: Reader) -> None:
+            while sum(event.type == "event" for event in one.events) < total:
+                one.services = dice.choice([here, there]).services  # any process, window by window
+                await one.window(dice.choice([0.0, 0.002, 0.02, LONG]))
+                await asyncio.sleep(dice.random() * 0.01)
+
+        async with asyncio.timeout(LONG):
+            await asyncio.gather(write(here, 0), write(there, 1), write(here, 2), *(follow(one) for one in readers))
+            for one in readers:
+                while await one.window(0.05):
+                    pass
+        feed = [
+            item for item in (await here.store.changes(ref.partition, start, 1000)).items if item["type"] == "event"
+        ]
+        order = [item["id"] for item in feed]
+        run = await here.run(ref)
+        for one in readers:
+            assert [event.data["id"] for event in one.events if event.type == "event"] == order
+            assert one.events[-1].type == "run", "its last change came last"
+            states = [event.id for event in one.events if event.type == "run"]
+            assert len(states) == len(set(states)), "no state twice"
+        assert run["n"] == total
+
+
+async def test_two_hundred_watchers_read_the_store_once(tmp_path: Path) -> None:
+    """Counted, and in memory: they hold one answer between them."""
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        token = await world.store.position(ref.partition)
+        store = world.store
+        assert isinstance(store, CountingStore)
+        readers = [Reader(world, ref.partition, token, ref.run_id) for _ in range(200)]
+        store.reads.clear()
+        rounds = 5
+        for round_ in range(rounds):
+            windows = [asyncio.create_task(one.window()) for one in readers]
+            await eventually(lambda: world.services.live.watchers == 200)
+            await note(world, ref, f"{round_}", data={"text": "x" * 10_000})
+            await asyncio.wait_for(asyncio.gather(*windows), LONG)
+        assert all(one.ids == [f"{ref.run_id}:e:{i}" for i in range(rounds)] for one in readers)
+        assert store.reads["get"] == 2, "the workflow and the run"
+        assert store.reads["changes"] <= 4 * rounds + 6
+        assert world.services.live.budget.used < 2 * rounds * 11_000
+        bodies = world.services.live._feeds[ref.partition]._bodies
+        assert len(bodies) <= live.BODIES_KEPT
+
+
+async def test_tokens_that_the_log_does_not_know_are_read_once_for_all_who_bring_them(tmp_path: Path) -> None:
+    """After a deployment everybody comes back to a process that knows nothing."""
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        token = await world.store.position(ref.partition)
+        await note(world, ref, "missed")
+        store = world.store
+        assert isinstance(store, CountingStore)
+        store.reads.clear()
+        readers = [Reader(world, ref.partition, token, ref.run_id) for _ in range(200)]
+        await asyncio.wait_for(asyncio.gather(*(one.window() for one in readers)), LONG)
+        assert all(one.ids == [f"{ref.run_id}:e:missed"] for one in readers)
+        assert store.reads["changes"] <= 4
+
+
+async def test_a_log_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text of model calls is 16 KB a change; a reader that sleeps meanwhile comes back through the store."""
+    monkeypatch.setattr(live_log, "LOG_BYTES", 100_000)
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        sleeper, awake = await reader(world, ref.partition), await reader(world, ref.partition)
+        for i in range(30):
+            await note(world, ref, f"{i:02}", data={"text": "x" * 16_000})
+            assert await awake.window()
+            assert world.services.live.budget.used <= 100_000
+        while len(sleeper.ids) < 30:
+            assert await sleeper.window()
+        assert sleeper.ids == awake.ids
+        await world.services.live.close()
+        assert world.services.live.budget.used == 0
+
+
+async def test_all_logs_together_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_log, "ALL_LOGS_BYTES", 60_000)
+    async with watched(tmp_path) as world:
+        refs = [await world.start(await world.workflow(ECHO)) for _ in range(4)]
+        for ref in refs:
+            follower = await reader(world, ref.partition)
+            for i in range(4):
+                await note(world, ref, str(i), data={"text": "x" * 10_000})
+                assert await follower.window()
+        assert world.services.live.budget.used <= 60_000 and len(world.services.live._feeds) == 4
+
+
+async def test_a_store_that_is_away_ends_no_window(tmp_path: Path) -> None:
+    async with watched(tmp_path, poll_seconds="0.01") as world:
+        ref = await world.start(await world.workflow(ECHO))
+        follower, store = await reader(world, ref.partition), world.store
+        assert isinstance(store, CountingStore)
+        assert await follower.window(0.05) == []
+        waiting = asyncio.create_task(follower.window())
+        store.away = True
+        read = store.reads["changes"]
+        await eventually(lambda: store.reads["changes"] > read + 2)
+        await note(world, ref, "meanwhile")
+        store.away = False
+        assert [event.data["id"] for event in await waiting or []] == [f"{ref.run_id}:e:meanwhile"]
+
+
+async def test_beyond_so_many_watchers_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are held in memory and in the host: there is an end to both."""
+    monkeypatch.setattr(live, "MAX_WATCHERS", 3)
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        first = await reader(world, ref.partition)
+        held = [asyncio.create_task(Reader(world, ref.partition, first.token).window()) for _ in range(3)]
+        await eventually(lambda: world.services.live.watchers == 3)
+        body = await asyncio.wait_for(
+            world.services.live.window(world.services, ref.partition, first.token, None, LONG), LONG / 2
+        )
+        assert body is not None and parse(body).retry == live.CROWDED_MILLISECONDS
+        await note(world, ref, "news")
+        assert all(await asyncio.gather(*held))
+
+
+async def test_a_feed_is_dropped_once_nobody_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LINGER_SECONDS", 0.02)
+    async with watched(tmp_path, poll_seconds="0.01") as world:
+        ref = await world.start(await world.workflow(ECHO))
+        follower = await reader(world, ref.partition)
+        assert await follower.window(0.05) == []
+        await eventually(lambda: ref.partition not in world.services.live._feeds)
+        await note(world, ref, "later")
+        assert await follower.window() != []
+
+
+async def test_more_clients_come_back_more_slowly() -> None:
+    feeds = LiveFeeds(1.0)
+    assert feeds.retry == b"retry: 200\n"
+    feeds.watchers = 600
+    assert feeds.retry == b"retry: 2000\n"
+
+
+async def test_snapshots_and_streams_fit_together(tmp_path: Path) -> None:
+    """Taken at any moment of a run: the snapshot and what follows its token are the whole."""
+    async with watched(tmp_path, streaming(), poll_seconds="0.005") as world:
+        ref = await world.start(await world.workflow(ECHO, MODEL, ECHO))
+        driving = asyncio.create_task(world.drive(ref))
+        taken = []
+        while not driving.done():
+            taken.append(await activity(world.services, ref.partition, None))
+            await asyncio.sleep(0.003)
+        await driving
+        whole = {one["id"] for one in await world.events(ref)}
+        assert len(taken) > 3
+        for snapshot in taken[:: max(1, len(taken) // 12)]:
+            follower = Reader(world, ref.partition, snapshot["feed"], ref.run_id)
+            await follower.to_the_end()
+            told = [event.data["id"] for event in follower.events if event.type == "event"]
+            assert {one["id"] for one in snapshot["events"]} | set(told) == whole
+            assert len(told) == len(set(told))
+
+
+async def test_a_snapshot_has_the_active_run_or_the_last(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        workflow = await world.workflow(ECHO)
+        empty = await activity(world.services, partition_of(workflow), None)
+        assert (empty["run"], empty["executions"], empty["events"]) == (None, [], [])
+        first = await world.start(workflow)
+        assert (await activity(world.services, first.partition, None))["run"]["status"] == "queued"
+        await world.drive(first)
+        second = await world.start(workflow)
+        active = await activity(world.services, first.partition, None)
+        assert (active["run"]["id"], active["workflow"]["runtime"]["status"]) == (second.run_id, "running")
+        named = await activity(world.services, first.partition, first.run_id)
+        assert named["run"]["status"] == "completed"
+        assert named["events"][0]["type"] == "run.completed", "newest first"
+        assert [one["path"] for one in named["executions"]] == ["s01.c0", "s01"]
+        assert "definition" not in json.dumps(named["run"])
+        for wrong in ("nope", "workflow"):
+            with pytest.raises(NotFound):
+                await activity(world.services, first.partition, wrong)
