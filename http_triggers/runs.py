@@ -20,7 +20,7 @@ from shared.errors import AlreadyProduced, NotFound, Problem, Throttled, Unavail
 from shared.executions import run_ref
 from shared.ids import new_ulid
 from shared.names import CancelSource
-from shared.orchestration import start_instance
+from shared.orchestration import InstanceState, instance_of, start_instance
 from shared.permissions import Rule
 from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest, Start, request_cancel, start_run
@@ -128,6 +128,8 @@ async def _start_instance(call: Call, run: Document, created: bool) -> None:
         await start_instance(call.client, run)
     except Exception as error:
         if not created:
+            if (await instance_of(call.client, run)).state == InstanceState.MISSING:
+                raise Unavailable(f"the instance of run {run['id']} can't be started: {error}") from error
             log.info("instance %s was started before: %s", run["instance_id"], error)
             return
         log.exception("run %s could not be started", run["id"])

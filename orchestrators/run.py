@@ -7,6 +7,8 @@
 4. The event came: wait for the pipeline, whose activities see the stored status and return `cancelled`, but no longer than
    the grace. Then settle; when the grace ran out, by force.
 
+An event that someone raised by hand, without a cancel, changes nothing: the run goes on, and ends as its pipeline does.
+
 The event is a wake-up only: a lost one costs nothing but the force at the end of the grace, which the supervisors apply as
 well. The status of the run is its own record, never this instance's `runtimeStatus`.
 """
@@ -39,17 +41,19 @@ def run(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
     )
     cancel = context.wait_for_external_event(names.EVENT_CANCEL)
     winner = yield context.task_any([pipeline, cancel])
-    if winner == pipeline:
-        outcome = _outcome(pipeline)
-    else:
+    if winner != pipeline:
         grace = timedelta(seconds=_grace_of(cancel.result, begun["grace_seconds"]) + GRACE_MARGIN_SECONDS)
         timer = context.create_timer(context.current_utc_datetime + grace)
         drained = yield context.task_any([pipeline, timer])
-        outcome = {"status": names.OUTCOME_GRACE_EXPIRED}
         if drained == pipeline:
             timer.cancel()
-            outcome = _outcome(pipeline)
-    return (yield from call_until_done(context, names.ACTIVITY_SETTLE, {**reference, "outcome": outcome}))
+        else:
+            late = {**reference, "outcome": {"status": names.OUTCOME_GRACE_EXPIRED}}
+            settled = yield from call_until_done(context, names.ACTIVITY_SETTLE, late)
+            if settled["status"] != "running":
+                return settled
+            yield context.task_any([pipeline])  # no cancel was accepted: someone raised the event by hand
+    return (yield from call_until_done(context, names.ACTIVITY_SETTLE, {**reference, "outcome": _outcome(pipeline)}))
 
 
 def _grace_of(event: Any, default: float) -> float:

@@ -113,4 +113,5 @@ def new_execution(ref: RunRef, spec: ExecutionSpec, status: Ex, operation: bool)
         "reused_from": None,
         "cancel": None,
         "cancel_outcome": None,
+        "ended_cancelling": False,
     }

@@ -366,6 +366,7 @@ async def _finish(store: DocumentStore, begun: Begun, ending: Ending, run_status
             changes |= ending.output.fields()
         if leaf and ending.cancel_outcome is not None:
             changes["cancel_outcome"] = ending.cancel_outcome
+            changes["ended_cancelling"] = run_status == RunStatus.CANCELLING
         ops.append(Patch(ref.execution_id(spec.path), set=changes, when=_mine(begun, spec)))
         data = {"error": ending.error} if ending.error else {}
         if ending.status == Ex.PENDING:

@@ -32,7 +32,8 @@ async def reap(
     `gone`: the execution as it was seen. `run_status`: that of the run, `running` when only a branch was cancelled.
     `also`: events that are written with it. Answers the run after it, None if something changed first.
     """
-    changes = {"status": Ex.CANCELLED, "cancel_outcome": outcome}
+    cancelling = run_status == RunStatus.CANCELLING
+    changes = {"status": Ex.CANCELLED, "cancel_outcome": outcome, "ended_cancelling": cancelling}
     data = {"outcome": outcome}
     return await _end(store, ref, gone, run_status, changes, EventType.EXECUTION_CANCELLED, data, also)
 

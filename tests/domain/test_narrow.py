@@ -13,6 +13,7 @@ from shared.cancellation import run_blocking
 from shared.errors import NotFound, Problem
 from shared.executions import RunRef
 from shared.narrow import NarrowCancel, cancel_execution
+from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest
 from shared.states import ExecutionStatus as Ex
 from tests.support.waiting import eventually
@@ -181,3 +182,17 @@ async def test_a_cancel_of_the_run_after_one_of_a_branch_cancels_all(tmp_path: P
         assert run["in_flight"] == 0
         assert run["counts"]["cancelled"] == run["counts"]["total"] == len(tree)
         assert await world.idle(ref)
+
+
+async def test_a_receipt_does_not_count_what_was_cancelled_alone_before(tmp_path: Path) -> None:
+    """Guards the receipt: a branch that had stopped before the accept was not in flight at it."""
+    async with open_world(tmp_path, streaming(10_000)) as world:
+        ref = await world.start(await world.workflow(MODEL, MODEL))
+        driving = asyncio.create_task(world.drive(ref))
+        await eventually(lambda: world.model.open)
+        await cancel_at(world, ref, "s01")
+        await eventually(lambda: len(world.model.began) == 2 and world.model.open)
+        await world.cancel(ref)
+        assert await driving == "cancelled"
+        receipt = await cancel_receipt(world.services, await world.run(ref))
+        assert [one["execution_id"] for one in receipt["in_flight"]] == [f"{ref.run_id}:s02.m"]

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shared.errors import NotFound, Problem
 from shared.executions import RunRef, ancestors
 from shared.narrow import cancel_execution
@@ -17,7 +19,7 @@ from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Document
-from shared.tools import tool
+from shared.tools import registry
 from tests.domain.test_races import racing_model
 from tests.support.agents import agent, sub_agent
 from tests.support.journal import ANSWERED, CANCELLED, Fact, Journal
@@ -27,7 +29,6 @@ SEEDS = int(os.environ.get("TRUESTOP_TEST_RACES", "80"))
 AT_ONCE = 20
 
 
-@tool
 async def stubborn_in_races(seconds: float) -> str:
     """Swallows every Exception, and leaves a task behind."""
     asyncio.get_running_loop().create_task(asyncio.sleep(seconds))
@@ -169,6 +170,14 @@ async def race(world: World, seed: int) -> bool:
     return bool(accepted)
 
 
+@pytest.fixture
+def stubborn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tool that misbehaves, for one test."""
+    monkeypatch.setattr(registry, "_tools", dict(registry._tools))
+    registry.tool(stubborn_in_races)
+
+
+@pytest.mark.usefixtures("stubborn")
 async def test_every_cancel_of_a_random_node_holds_in_the_whole_tree(tmp_path: Path) -> None:
     """Guards the promise over trees of runs, agents and tools. TRUESTOP_TEST_RACES asks for more; the seed is printed."""
     landed = 0
