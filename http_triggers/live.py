@@ -59,6 +59,7 @@ async def stream(call: Call) -> Answer:
         raise invalid([{"field": source, "message": "is not a token of this feed"}], "the request") from None
     except NotFound as error:
         raise _missing(error) from None
+    await call.confirm()  # whoever was removed meanwhile sees no more
     return Answer(204) if body is None else Answer(200, body, content_type="text/event-stream")
 
 

@@ -51,6 +51,8 @@ SCOPED = {
     "run_cancel_active": Row(EVERYONE, 200, {}),
     "run_cancel": Row(EVERYONE, 200, {}, run="active"),
     "execution_cancel": Row(EVERYONE, 202, {}, run="active", path="s01"),
+    "live_activity": Row(EVERYONE, 200),
+    "live_stream": Row(EVERYONE, 200),
     "runs_list": Row(EVERYONE, 200),
     "runs_get": Row(EVERYONE, 200, run="active"),
     "runs_executions": Row(EVERYONE, 200, run="active"),

@@ -149,6 +149,23 @@ async def test_a_workflow_that_is_created_while_its_group_is_deleted_is_not_left
     assert await everything(people, f"group:{group}") == []
 
 
+async def test_a_member_who_watches_sees_nothing_of_what_happens_after_they_were_removed(people: People) -> None:
+    """Guards a stream's window: it is held open until there is news, and the news is not theirs any more."""
+    group = await people.group()
+    scene, query = await people.scene(f"group:{group}", active=False), {"group_id": group}
+    snapshot = await people.app.call("group_live_activity", "ulli", query=query, wid=scene.workflow_id)
+    after = {**query, "after": snapshot.body["feed"]}
+    people.store.asked.clear()
+    watching = asyncio.create_task(people.app.call("group_live_stream", "ulli", query=after, wid=scene.workflow_id))
+    other = asyncio.create_task(people.app.call("group_live_stream", "dora", query=after, wid=scene.workflow_id))
+    await eventually(lambda: people.store.asked.count(("get", "group", "group")) == 2, what="both were let in")
+    await people.app.call("groups_remove_member", "olga", gid=group, oid="ulli")
+    await people.begin(scene.partition)
+    assert (await other).status == 200
+    reply = await watching
+    assert (reply.status, reply.code) == (404, "group_not_found")
+
+
 class JitteryStore(WatchedStore):
     """A store whose every answer may be late."""
 
