@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from event_triggers import file_sync, notifications, reconcile, retention, run_requests, schedule
+from event_triggers import file_sync, notifications, operator_jobs, reconcile, retention, run_requests, schedule
 
 blueprints = tuple(
-    module.blueprint for module in (reconcile, retention, schedule, file_sync, run_requests, notifications)
+    module.blueprint
+    for module in (reconcile, retention, schedule, file_sync, run_requests, notifications, operator_jobs)
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from shared.errors import Misconfigured, Problem, Throttled, TooLarge, Unavailab
 from shared.identity import Caller, identify
 from shared.permissions import Access, Place, Rule, declare
 from shared.services import Services, get_services
+from shared.store.port import Page, Query
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,20 @@ class Call:
             raise invalid([{"field": "limit", "message": f"must be a whole number from 1 to {MAX_PAGE}"}], "the query")
         return int(text), self.request.params.get("after")
 
+    def matching(self, name: str, pattern: re.Pattern[str]) -> str | None:
+        """A query parameter that matches `pattern`, or None. Raises `Problem` 422."""
+        value: str | None = self.request.params.get(name)
+        if value is not None and not pattern.fullmatch(value):
+            raise invalid([{"field": name, "message": f"must match {pattern.pattern}"}], "the query")
+        return value
+
+    async def query(self, query: Query) -> Page:
+        """One page of a list. Raises `Problem` 422 for an `after` that isn't this list's."""
+        try:
+            return await self.services.store.query(query)
+        except ValueError:
+            raise foreign_token() from None
+
     def choice(self, name: str, allowed: list[str]) -> str | None:
         """A query parameter that is one of `allowed`, or None. Raises `Problem` 422."""
         value: str | None = self.request.params.get(name)
@@ -126,6 +142,11 @@ class Call:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def foreign_token() -> Problem:
+    """The answer for an `after` that isn't this list's."""
+    return invalid([{"field": "after", "message": "is not a token of this list"}], "the query")
 
 
 def listing(items: list[Any], after: str | None) -> Answer:

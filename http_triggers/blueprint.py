@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http_triggers import (
+    admin,
     aliases,
     cancels,
     deliveries,
@@ -16,5 +17,5 @@ from http_triggers import (
     workflows,
 )
 
-_MODULES = (workflows, runs, cancels, aliases, resume, history, live, deliveries, documents, groups, health)
+_MODULES = (workflows, runs, cancels, aliases, resume, history, live, deliveries, documents, groups, admin, health)
 blueprints = tuple(module.blueprint for module in _MODULES)

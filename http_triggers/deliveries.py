@@ -7,7 +7,6 @@ import azure.durable_functions as df
 from http_triggers.api import Answer, Call, add_scoped_route, listing
 from http_triggers.workflows import WORKFLOW, partition_of
 from shared import workflows
-from shared.definitions import invalid
 from shared.deliveries import DeliveryStatus
 from shared.names import DocumentType
 from shared.permissions import Rule
@@ -37,10 +36,7 @@ async def list_deliveries(call: Call) -> Answer:
         limit=limit,
         after=after,
     )
-    try:
-        page = await call.services.store.query(query)
-    except ValueError:
-        raise invalid([{"field": "after", "message": "is not a token of this list"}], "the query") from None
+    page = await call.query(query)
     return listing([delivery_view(one) for one in page.items], page.next)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import azure.durable_functions as df
 
-from http_triggers.api import Answer, Call, add_scoped_route, listing
+from http_triggers.api import Answer, Call, add_scoped_route, foreign_token, listing
 from shared.blobs import BlobInfo
 from shared.definitions import invalid
 from shared.documents import Documents, validate_name
@@ -52,7 +52,7 @@ async def _list(call: Call) -> Answer:
     try:
         page = await _documents(call).list(call.request.params.get("prefix", ""), limit, after)
     except ValueError:
-        raise invalid([{"field": "after", "message": "is not a token of this list"}], "the query") from None
+        raise foreign_token() from None
     return listing([_shown(info) for info in page.items], page.next)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import azure.durable_functions as df
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from http_triggers.api import Answer, Call, add_route, listing
+from http_triggers.api import Answer, Call, add_route, foreign_token, listing
 from shared import groups
 from shared.definitions import invalid
 from shared.identity import ID_PATTERN
@@ -63,7 +63,7 @@ async def list_groups(call: Call) -> Answer:
     try:
         page = await groups.of_member(call.services, call.caller.id, limit, after)
     except ValueError:
-        raise invalid([{"field": "after", "message": "is not a token of this list"}], "the query") from None
+        raise foreign_token() from None
     return listing([_shown(call, one) for one in page.items], page.next)
 
 

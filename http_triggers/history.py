@@ -16,17 +16,10 @@ from shared.permissions import Rule
 from shared.receipts import cancel_receipt, executions_of
 from shared.states import ExecutionStatus as Ex
 from shared.states import RunStatus
-from shared.store.port import Compare, FieldIn, Filter, Page, Prefix, Query
+from shared.store.port import Compare, FieldIn, Filter, Prefix, Query
 from shared.views import artifacts, event_view, execution_view
 
 blueprint = df.Blueprint()
-
-
-async def _query(call: Call, query: Query) -> Page:
-    try:
-        return await call.services.store.query(query)
-    except ValueError:
-        raise invalid([{"field": "after", "message": "is not a token of this list"}], "the query") from None
 
 
 def _moment(call: Call, name: str) -> str | None:
@@ -58,7 +51,7 @@ async def list_runs(call: Call) -> Answer:
     if until := _moment(call, "to"):
         where.append(Compare("created_at", "<=", until))
     query = Query(DocumentType.RUN, partition, tuple(where), "created_at", descending=True, limit=limit, after=after)
-    page = await _query(call, query)
+    page = await call.query(query)
     return listing([await shown(call, run) for run in page.items], page.next)
 
 
@@ -87,7 +80,7 @@ async def _executions(call: Call, where: tuple[Filter, ...]) -> Answer:
     query = Query(
         DocumentType.EXECUTION, partition_of(call), (Prefix("id", f"{run['id']}:"), *where), limit=limit, after=after
     )
-    page = await _query(call, query)
+    page = await call.query(query)
     return listing([execution_view(one) for one in page.items], page.next)
 
 
@@ -101,7 +94,7 @@ async def list_events(call: Call) -> Answer:
     where: list[Filter] = [Prefix("id", prefix)]
     if after is not None:
         where.append(Compare("id", ">", after))
-    page = await _query(call, Query(DocumentType.EVENT, partition_of(call), tuple(where), limit=limit))
+    page = await call.query(Query(DocumentType.EVENT, partition_of(call), tuple(where), limit=limit))
     return listing([event_view(one) for one in page.items], page.items[-1]["id"] if page.next else None)
 
 

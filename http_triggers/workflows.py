@@ -8,7 +8,6 @@ import azure.durable_functions as df
 
 from http_triggers.api import Answer, Call, add_scoped_route, listing
 from shared import workflows
-from shared.definitions import invalid
 from shared.errors import Problem
 from shared.names import DocumentType
 from shared.permissions import Rule
@@ -39,20 +38,16 @@ async def list_workflows(call: Call) -> Answer:
         where.append(FieldIn("definition.enabled", (enabled == "true",)))
     if text := call.request.params.get("q"):
         where.append(Contains("definition.name", text[:200]))
-    try:
-        page = await call.services.store.query(
-            Query(
-                DocumentType.WORKFLOW,
-                call.scope,
-                tuple(where),
-                order_by="created_at",
-                descending=True,
-                limit=limit,
-                after=after,
-            )
-        )
-    except ValueError:
-        raise invalid([{"field": "after", "message": "is not a token of this list"}], "the query") from None
+    query = Query(
+        DocumentType.WORKFLOW,
+        call.scope,
+        tuple(where),
+        order_by="created_at",
+        descending=True,
+        limit=limit,
+        after=after,
+    )
+    page = await call.query(query)
     return listing([workflow_view(one) for one in page.items], page.next)
 
 

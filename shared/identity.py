@@ -33,6 +33,8 @@ SET_BY_AZURE = (
 # What may stand in a scope: document ids and partition keys can't hold / \ # ?
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 
+SCOPE_PATTERN = re.compile(rf"(user|group):{ID_PATTERN.pattern}")
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

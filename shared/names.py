@@ -28,6 +28,7 @@ TIMER_RETENTION = "retention"
 TIMER_SCHEDULE = "schedule"
 TIMER_SWEEP_NOTIFICATIONS = "sweep_notifications"
 TIMER_SWEEP_FILE_SYNC = "sweep_file_sync"
+TIMER_OPERATOR_JOBS = "operator_jobs"
 
 # Queue functions
 QUEUE_FUNCTION_RUN_REQUESTS = "run_requests"
@@ -108,6 +109,12 @@ class DocumentType(StrEnum):
     """A group: its name, and its members with their roles."""
     PROFILE = "profile"
     """What a person chose: their active group."""
+    OPERATOR_EVENT = "operator_event"
+    """What an operator did."""
+    OPERATOR_JOB = "operator_job"
+    """A cancel of more runs than one request takes."""
+    OPERATOR_RESULTS = "operator_results"
+    """What became of some of a job's runs."""
     BURST = "burst"
     """There while such files wait for their run."""
 
@@ -137,6 +144,14 @@ class EventType(StrEnum):
     REPAIR_REAPED = "repair.reaped"
     REPAIR_FREED = "repair.freed"
     REPAIR_RECEIPT = "repair.receipt"
+    OPERATOR_CANCELLED = "operator.cancelled"
+    """Of a run: an operator cancelled it."""
+    OPERATOR_CANCEL_ORDERED = "operator.cancel_ordered"
+    """Of the operators' own record, like those below: a cancel of many runs was asked for."""
+    OPERATOR_JOB_STOPPED = "operator.job_stopped"
+    OPERATOR_LISTED = "operator.listed"
+    OPERATOR_READ_TRAIL = "operator.read_trail"
+    OPERATOR_EXPORTED = "operator.exported"
 
 
 class Kind(StrEnum):

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from shared import workflows
 from shared.errors import AlreadyProduced, NotFound, Problem, Throttled, Unavailable
-from shared.identity import ID_PATTERN
+from shared.identity import SCOPE_PATTERN
 from shared.ids import new_ulid
 from shared.integrations import Name, may_ask
 from shared.names import QUEUE_RUN_REQUESTS, TriggerKind
@@ -40,7 +40,7 @@ Outcome = Literal["started", "repeated", "waiting", "skipped", "rejected"]
 class RunRequest(Strict):
     """A message: see `docs/run-requests.md`. `tries` is our own count."""
 
-    scope: str = Field(pattern=rf"^(user|group):{ID_PATTERN.pattern}$")
+    scope: str = Field(pattern=rf"^{SCOPE_PATTERN.pattern}$")
     workflow_id: str = Field(pattern=rf"^{workflows.ID_PATTERN.pattern}$")
     sender: str = Field(pattern=Name)
     token: str = Field(max_length=200)

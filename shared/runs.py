@@ -315,7 +315,13 @@ async def _accept(
             when=(FieldIn("status", sources(RunStatus.CANCELLING)),),
         ),
         Patch(WORKFLOW_ID, set={"runtime.status": WorkflowStatus.CANCELLING}),
-        event(run["id"], EventType.RUN_CANCELLING, source=request.source, reason=request.reason),
+        event(
+            run["id"],
+            EventType.RUN_CANCELLING,
+            source=request.source,
+            reason=request.reason,
+            requested_by=dict(request.requested_by),
+        ),
         *also,
     ]
     try:

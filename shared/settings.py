@@ -102,6 +102,9 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("TRUESTOP_PERSONAL_WORKFLOWS", "true", "Whether people may have workflows of their own."),
     Setting("TRUESTOP_GROUP_WORKFLOWS", "true", "Whether groups may have workflows."),
+    Setting(
+        "TRUESTOP_WEDGED_SECONDS", "3600", "An operation in flight for longer is among what operators see as wedged."
+    ),
     Setting("TRUESTOP_TOOL_MODULES", "", "Modules with further tools, comma-separated; imported at start."),
 )
 
@@ -152,6 +155,7 @@ class Settings:
     schedule_catch_up: bool
     personal_workflows: bool
     group_workflows: bool
+    wedged_seconds: float
     tool_modules: tuple[str, ...]
 
 

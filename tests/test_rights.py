@@ -83,6 +83,20 @@ GROUP_ROUTES = {
 ABOUT_THE_CALLER = {"me": Row("", 200), "groups_list": Row("", 200), "groups_create": Row("", 201, {"name": "Mine"})}
 FOR_ANYONE = {"health": 503}
 """Without a model the service is not well, and says so to anyone."""
+OPERATORS = {
+    "admin_runs": Row("", 200),
+    "admin_cancel": Row("", 200, {"reason": "x", "older_than": 0}),
+    "admin_trail": Row("", 200, run="active"),
+    "admin_export": Row("", 200, run="active"),
+    "admin_wedged": Row("", 200),
+    "admin_rejected": Row("", 200),
+    "admin_events": Row("", 200),
+    "admin_jobs": Row("", 200),
+    "admin_job": Row("", 404),
+    "admin_job_results": Row("", 404),
+    "admin_job_stop": Row("", 404),
+}
+"""There is no job here: what operators hear of it, nobody else does."""
 OTHERS = {"me_active_group"}
 """Of which a test of its own says who may."""
 
@@ -96,7 +110,9 @@ async def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 def test_the_table_has_every_route() -> None:
     """Guards against a route that nobody is asked about."""
     scoped = {*SCOPED, *(f"group_{name}" for name in SCOPED)}
-    assert scoped | {*FOUND_BY_ID, *GROUP_ROUTES, *ABOUT_THE_CALLER, *FOR_ANYONE} | OTHERS == set(http_functions())
+    assert scoped | {*FOUND_BY_ID, *GROUP_ROUTES, *OPERATORS, *ABOUT_THE_CALLER, *FOR_ANYONE} | OTHERS == set(
+        http_functions()
+    )
 
 
 async def ask(people: People, name: str, user: str | None, row: Row, scene: Scene, group: str | None) -> Reply:
@@ -241,6 +257,19 @@ async def test_routes_that_are_about_no_scope(people: People, name: str) -> None
         row = ABOUT_THE_CALLER.get(name) or Row("", FOR_ANYONE[name])
         assert (await people.app.call(name, user, row.body)).status == row.status, user
     assert (await people.app.call(name, None)).status == FOR_ANYONE.get(name, 401)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+async def test_operators_routes_are_for_operators_alone(people: People, name: str) -> None:
+    """Guards everyone's runs: no role in a group, nor a run of one's own, opens them, and a refusal changes nothing."""
+    row, scene = OPERATORS[name], await people.scene("user:pia", active=True)
+    for user in (None, *SIGNED_IN):
+        if user == "op":
+            continue
+        reply, asked = await refused(people, name, user, row, scene, None)
+        assert (reply.status, reply.code) == ((401, "unauthenticated") if user is None else (403, "role_required"))
+        assert asked == []
+    assert (await ask(people, name, "op", row, scene, None)).status == row.status
 
 
 async def test_the_active_group_is_one_of_the_callers_own(people: People) -> None:

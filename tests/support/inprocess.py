@@ -76,5 +76,5 @@ class App:
         run = inspect.unwrap(function.function)
         answer = await run(request=request, **({"client": self.client} if wants_client else {}))
         said = answer.get_body()
-        is_json = said and "json" in (answer.mimetype or "")
+        is_json = said and (answer.mimetype or "").endswith("json")
         return Reply(answer.status_code, json.loads(said) if is_json else said, dict(answer.headers))

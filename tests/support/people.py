@@ -97,9 +97,9 @@ class People:
         run_id = (await self.begin(partition)).run_id if active else None
         return Scene(scope, workflow["workflow_id"], old.run_id, run_id)
 
-    async def begin(self, partition: Partition) -> RunRef:
+    async def begin(self, partition: Partition, run_id: str | None = None) -> RunRef:
         """Start a run and let it begin."""
-        workflow, run_id = await workflows.get(self.services, partition), new_ulid()
+        workflow, run_id = await workflows.get(self.services, partition), run_id or new_ulid()
         start = Start(run_id, run_id, None, {"id": "x", "name": "X"})
         run, _ = await start_run(self.services, partition, workflow, start)
         await begin_run(self.services, run_ref(run))
