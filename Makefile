@@ -1,4 +1,4 @@
-# The commands: make run, make test, make check, make bench, make chaos. Each sets up .venv on first use.
+# The commands: make run, make test, make check, make client, make bench, make chaos. Each sets up .venv on first use.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 7071
 DATA ?= .data
@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check format bench chaos clean
+.PHONY: run test check format client bench chaos clean
 .DEFAULT_GOAL := run
 
 $(STAMP): requirements.txt pyproject.toml
@@ -34,6 +34,9 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+client: $(STAMP)
+	$(BIN)/python scripts/generate_sync_client.py
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)

@@ -1,0 +1,1 @@
+"""The asynchronous client. The synchronous one, `truestop._sync`, is generated from it by `make client`."""

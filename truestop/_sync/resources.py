@@ -1,0 +1,137 @@
+# Generated from truestop/_async by `make client`: edit there.
+"""The parts of a client: workflows, runs, documents, groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from truestop._protocol import given, if_match, named, path
+from truestop._sync.run import Run
+from truestop._sync.transport import Resource
+from truestop.models import DocumentInfo, Group, Receipt, RunState, Workflow
+
+
+class Workflows(Resource):
+    """The workflows of the person or the group."""
+
+    def list(
+        self, *, status: str | None = None, enabled: bool | None = None, search: str | None = None
+    ) -> Iterator[Workflow]:
+        """Workflows, newest first. `search`: a part of the name."""
+        shown = None if enabled is None else str(enabled).lower()
+        return self._pages(Workflow, self._connection.path("workflows"), status=status, enabled=shown, q=search)
+
+    def get(self, workflow_id: str) -> Workflow:
+        """One workflow. Raises `NotFound`."""
+        return Workflow.of(self._json("GET", self._connection.path("workflows", workflow_id)))
+
+    def create(self, definition: Mapping[str, Any]) -> Workflow:
+        """A new workflow. Not sent again when its answer was lost. Raises `Invalid`."""
+        path = self._connection.path("workflows")
+        return Workflow.of(self._json("POST", path, json=dict(definition), repeatable=False))
+
+    def replace(self, workflow_id: str, definition: Mapping[str, Any], *, etag: str | None = None) -> Workflow:
+        """Replace its definition. `etag`: only if it is still that one, else `RevisionChanged`. Raises `Invalid`."""
+        return self._change("PUT", workflow_id, definition, etag)
+
+    def patch(self, workflow_id: str, changes: Mapping[str, Any], *, etag: str | None = None) -> Workflow:
+        """Change some of its definition: a JSON merge patch. `etag` as in `replace`."""
+        return self._change("PATCH", workflow_id, changes, etag)
+
+    def _change(self, method: str, workflow_id: str, body: Mapping[str, Any], etag: str | None) -> Workflow:
+        path, headers = self._connection.path("workflows", workflow_id), if_match(etag)
+        return Workflow.of(self._json(method, path, json=dict(body), headers=headers, repeatable=etag is None))
+
+    def delete(self, workflow_id: str, *, etag: str | None = None) -> None:
+        """Delete it. Raises `Conflict` while a run is active."""
+        self._send("DELETE", self._connection.path("workflows", workflow_id), headers=if_match(etag))
+
+    def cancel(
+        self, workflow_id: str, reason: str | None = None, *, grace_seconds: float | None = None, force: bool = False
+    ) -> Receipt:
+        """Cancel its active run. Raises `NotFound` (`no_active_run`)."""
+        body = given(reason=reason, grace_seconds=grace_seconds, force=force or None)
+        path = self._connection.path("workflows", workflow_id, "cancel")
+        return Receipt.of(self._json("POST", path, json=body))
+
+
+class Runs(Resource):
+    """Runs of a workflow."""
+
+    def list(
+        self,
+        workflow_id: str,
+        *,
+        status: str | None = None,
+        trigger: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+    ) -> Iterator[Run]:
+        """Runs, newest first; `since` and `until` are RFC 3339 times."""
+        query = {"status": status, "trigger": trigger, "from": since, "to": until}
+        for state in self._pages(RunState, self._connection.path("workflows", workflow_id, "runs"), **query):
+            yield Run(self._transport, self._connection, state)
+
+    def get(self, workflow_id: str, run_id: str) -> Run:
+        """One run. Raises `NotFound`."""
+        answer = self._json("GET", self._connection.path("workflows", workflow_id, "runs", run_id))
+        return Run(self._transport, self._connection, RunState.of(answer))
+
+
+class Documents(Resource):
+    """The documents that workflows read."""
+
+    def list(self, prefix: str | None = None) -> Iterator[DocumentInfo]:
+        """Documents whose names begin with `prefix`, in order."""
+        return self._pages(DocumentInfo, self._connection.path("documents"), prefix=prefix)
+
+    def get(self, name: str) -> bytes:
+        """A document's content. Raises `ValueError`, `NotFound`."""
+        return (self._send("GET", self._connection.path("documents", *named(name)))).content
+
+    def put(self, name: str, content: bytes, content_type: str = "application/octet-stream") -> DocumentInfo:
+        """Write a document. Raises `ValueError`, `TooLarge`."""
+        path, headers = self._connection.path("documents", *named(name)), {"Content-Type": content_type}
+        return DocumentInfo.of(self._json("PUT", path, content=content, headers=headers))
+
+    def delete(self, name: str) -> None:
+        """Delete a document. Raises `ValueError`, `NotFound`."""
+        self._send("DELETE", self._connection.path("documents", *named(name)))
+
+
+class Groups(Resource):
+    """Groups that the caller is a member of."""
+
+    def list(self) -> Iterator[Group]:
+        """Groups, newest first."""
+        return self._pages(Group, path("groups"))
+
+    def get(self, group_id: str) -> Group:
+        """One group with its members. Raises `NotFound`."""
+        return Group.of(self._json("GET", path("groups", group_id)))
+
+    def create(self, name: str) -> Group:
+        """A new group; the caller becomes its Owner. Not sent again when its answer was lost."""
+        return Group.of(self._json("POST", path("groups"), json={"name": name}, repeatable=False))
+
+    def rename(self, group_id: str, name: str) -> Group:
+        """Rename it."""
+        return Group.of(self._json("PATCH", path("groups", group_id), json={"name": name}))
+
+    def delete(self, group_id: str) -> None:
+        """Delete it with its workflows and documents. Raises `Conflict` while runs are active."""
+        self._send("DELETE", path("groups", group_id))
+
+    def set_member(self, group_id: str, member_id: str, role: str, name: str | None = None) -> Group:
+        """Add a member, or change their role: Owner, Admin, DocumentManager, User."""
+        body = given(role=role, name=name)
+        return Group.of(self._json("PUT", path("groups", group_id, "members", member_id), json=body))
+
+    def remove_member(self, group_id: str, member_id: str) -> None:
+        """Remove a member, or leave. Raises `Conflict` for the last Owner."""
+        self._send("DELETE", path("groups", group_id, "members", member_id))
+
+    def activate(self, group_id: str) -> None:
+        """Make it the group that requests mean which name none."""
+        self._send("PUT", path("me", "active-group"), json={"group_id": group_id})
