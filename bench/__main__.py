@@ -1,4 +1,4 @@
-"""`python -m bench [start] [throughput] [cancel] [races] [remote] [trees] [cost]`: without a name all of them.
+"""`python -m bench [start] [throughput] [cancel] [races] [remote] [trees] [watchers] [cost]`: without a name all of them.
 
 Prints one table.
 These machines are noisy: compare figures of one call with one another, not with another day's.
@@ -18,6 +18,7 @@ from bench.cost import cost
 from bench.host import Client, Json, running_host
 from bench.remote import WORKERS, stops
 from bench.trees import NODES, cancel_trees
+from bench.watchers import over_http, readings
 
 ECHO: Json = {"kind": "tool", "tool": "echo", "arguments": {"value": 1}}
 STREAM: Json = {"kind": "model", "prompt": "[[tokens=20000 delay=5ms]] go"}
@@ -155,6 +156,11 @@ async def trees(client: Client) -> list[Row]:
     ]
 
 
+async def watchers(client: Client) -> list[Row]:
+    """200 clients that follow one run: how late they are told, and what that takes."""
+    return [*await over_http(client, row), *await readings()]
+
+
 def _tokens_after(entry: Json, answered: float) -> int:
     began = _moment(entry["began_at"])
     return sum(began + at > answered for at in entry["tokens"])
@@ -167,6 +173,7 @@ BENCHES: dict[str, Callable[[Client], Awaitable[list[Row]]]] = {
     "races": races,
     "remote": remote,
     "trees": trees,
+    "watchers": watchers,
 }
 
 

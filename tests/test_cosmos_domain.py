@@ -33,6 +33,7 @@ from tests.domain.test_cancel import assert_cancelled_whole
 from tests.domain.test_webhooks import deliver, woken
 from tests.support.agents import Play, agent, calls, results, sub_agent
 from tests.support.inbox import inbox_of
+from tests.support.live import Reader, race, reader
 from tests.support.orchestrations import FakeOrchestrations
 from tests.support.receiver import receiving
 from tests.support.schedules import active, every, scheduled, statuses, workflow_of
@@ -58,6 +59,31 @@ async def test_a_run_completes(double: Double, tmp_path: Path) -> None:
         run = await world.run(ref)
         assert (run["counts"]["completed"], run["in_flight"]) == (run["counts"]["total"], 0)
         assert await world.idle(ref)
+
+
+async def test_a_run_is_followed_live(double: Double, tmp_path: Path) -> None:
+    """Guards the feed's position and the tokens within a page, which this store makes in its own way."""
+    async with world_on(double, tmp_path, streaming()) as world:
+        ref = await world.start(await world.workflow(ECHO, MODEL, ECHO))
+        first = await reader(world, ref.partition, ref.run_id)
+        status, _ = await asyncio.gather(world.drive(ref), first.to_the_end())
+        told, whole = [event.data["id"] for event in first.events], [one["id"] for one in await world.events(ref)]
+        assert status == "completed"
+        assert [one for one in told if one in whole] == whole[1:], "what began before the token came before"
+        for index in range(0, len(first.events), 7):
+            late = Reader(world, ref.partition, first.events[index].id, ref.run_id)
+            await late.to_the_end()
+            assert [one for one in late.ids if one in whole] == [one for one in told[index + 1 :] if one in whole]
+
+
+async def test_live_readers_of_two_processes_see_the_same_feed(double: Double, tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    async with (
+        world_on(double, tmp_path / "a", poll_seconds="0.02") as here,
+        world_on(double, tmp_path / "b", poll_seconds="0.02") as there,
+    ):
+        await race(here, there, random.Random(seed), writes=8)
 
 
 async def test_groups_are_found_guarded_and_read_where_writes_are_judged(double: Double, tmp_path: Path) -> None:

@@ -171,6 +171,26 @@ def test_who_may_not_see_it_is_told_that_it_is_not_there(api: Api, client: httpx
     assert parse(started).events == [] and parse(started).last_id
 
 
+def test_members_of_a_group_follow_its_runs_until_they_are_removed(api: Api, client: httpx.Client) -> None:
+    group = api.ok("POST", "/api/groups", 201, json={"name": "Watchers"})["id"]
+    member, stranger, query = Api(client), Api(client), {"group_id": group}
+    of_member = f"/api/groups/{group}/members/{member.user}"
+    api.ok("PUT", of_member, json={"role": "User", "name": "M"})
+    made = {"name": "Test", "steps": [{"name": "s1", **ECHO}]}
+    path = f"/api/group/workflows/{api.ok('POST', '/api/group/workflows', 201, params=query, json=made)['id']}"
+    run = api.ok("POST", f"{path}/run", 202, params=query, json={"wait": 20})
+    seen = member.ok("GET", f"{path}/activity", params=query)
+    assert (seen["run"]["id"], seen["links"]["stream"]) == (run["id"], f"{path}/stream?group_id={group}")
+    first = member.request("GET", seen["links"]["stream"])
+    assert first.status_code == 200 and parse(first.content).last_id
+    assert member.request("GET", f"{path}/stream", params={**query, "run_id": run["id"]}).status_code == 200
+    for tail in ("activity", "stream"):
+        refused = stranger.request("GET", f"{path}/{tail}", params=query)
+        assert (refused.status_code, refused.json()["code"]) == (404, "group_not_found")
+    api.ok("DELETE", of_member, 204)
+    assert member.request("GET", seen["links"]["stream"]).status_code == 404
+
+
 def test_a_stream_goes_on_after_the_host_was_killed(start_host: StartHost) -> None:
     """The id is the store's, so a process that remembers nothing goes on from it."""
     host: Host = start_host(TRUESTOP_FENCE_SECONDS="1.5")

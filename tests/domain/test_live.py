@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,38 +15,17 @@ import pytest
 
 from shared import live, live_log
 from shared.activity import activity
-from shared.errors import NotFound, Unavailable
+from shared.errors import NotFound
 from shared.executions import RunRef
 from shared.live import LiveFeeds
-from shared.store.port import Changes, Create, Delete, Partition, Patch
-from tests.support.sse import Event, parse
+from shared.store.port import Check, Create, Delete, Partition
+from tests.support.live import LONG, CountingStore, Reader, note, race, reader
+from tests.support.sse import parse
 from tests.support.waiting import eventually
-from tests.support.world import RecordingStore, World, at_once, open_world, streaming
+from tests.support.world import World, at_once, open_world, streaming
 
 ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
 MODEL = {"kind": "model", "prompt": "Go"}
-LONG = 20.0
-"""Longer than any test waits: a window that lasts so long is one that missed its news."""
-
-
-class CountingStore(RecordingStore):
-    """Counts the readings of the feed and of documents."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__(inner)
-        self.reads: Counter[str] = Counter()
-        self.away = False
-
-    async def changes(self, partition: Partition, token: str | None = None, limit: int = 100) -> Changes:
-        self.reads["changes"] += 1
-        if self.away:
-            raise Unavailable("away")
-        page: Changes = await self.inner.changes(partition, token, limit)
-        return page
-
-    async def get(self, partition: Partition, document_id: str) -> Any:
-        self.reads["get"] += 1
-        return await self.inner.get(partition, document_id)
 
 
 @asynccontextmanager
@@ -60,52 +38,19 @@ async def watched(directory: Path, script: Any = at_once, poll_seconds: str = "6
         yield World(services, world.model)
 
 
-class Reader:
-    """Follows a feed, window by window."""
-
-    def __init__(self, world: World, partition: Partition, token: str, run_id: str | None = None) -> None:
-        self.world, self.partition, self.token, self.run_id = world, partition, token, run_id
-        self.events: list[Event] = []
-        self.services = world.services
-
-    async def window(self, seconds: float = LONG) -> list[Event] | None:
-        """The next window; None: the run was told."""
-        found = await self.services.live.window(self.services, self.partition, self.token, self.run_id, seconds)
-        if found is None:
-            return None
-        parsed = parse(found)
-        self.token = parsed.last_id or self.token
-        self.events += parsed.events
-        return parsed.events
-
-    async def to_the_end(self) -> None:
-        """Until the run was told."""
-        async with asyncio.timeout(LONG):
-            while await self.window() is not None:
-                pass
-
-    @property
-    def ids(self) -> list[str]:
-        return [event.data["id"] for event in self.events]
-
-
 def partition_of(workflow: dict[str, Any]) -> Partition:
     return Partition(workflow["scope"], workflow["workflow_id"])
 
 
-async def reader(world: World, partition: Partition, run_id: str | None = None) -> Reader:
-    """One that goes on from now."""
-    return Reader(world, partition, await world.store.position(partition), run_id)
+@pytest.mark.parametrize("page", [1, 50])
+async def test_a_run_is_told_to_its_end_and_then_no_more(
+    tmp_path: Path, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every event once, every execution and the run in their last states, in order; then the stream says that it is over.
 
-
-async def note(world: World, ref: RunRef, name: str, **fields: Any) -> None:
-    """A document of the run, as an event."""
-    event = {"type": "event", "run_id": ref.run_id, "event_type": "t", "execution_id": None, "at": "", "data": {}}
-    await world.store.transact(ref.partition, [Create({**event, "id": f"{ref.run_id}:e:{name}", **fields})])
-
-
-async def test_a_run_is_told_to_its_end_and_then_no_more(tmp_path: Path) -> None:
-    """Every event once, every execution and the run in their last states, in order; then the stream says that it is over."""
+    Also when the transaction that ends it comes in several pages.
+    """
+    monkeypatch.setattr(live, "PAGE", page)
     async with watched(tmp_path, streaming()) as world:
         ref = await world.start(await world.workflow(ECHO, MODEL))
         follower = await reader(world, ref.partition, ref.run_id)
@@ -231,42 +176,72 @@ async def test_readers_of_every_kind_see_the_same_feed(
     monkeypatch.setattr(live, "PAGE", dice.choice([2, 7, 50]))
     monkeypatch.setattr(live, "BREATH_SECONDS", 0.001)
     async with watched(tmp_path, poll_seconds="0.005") as here, watched(tmp_path, poll_seconds="0.005") as there:
+        await race(here, there, dice, writes=20)
+
+
+async def unknown_token(world: World, ref: RunRef) -> str:
+    """A token for the feed's end that no log knows: a check moves the file's sequence, and changes nothing."""
+    await world.store.transact(ref.partition, [Check("workflow")])
+    return await world.store.position(ref.partition)
+
+
+async def test_what_is_written_while_a_token_is_looked_up_is_not_lost(tmp_path: Path) -> None:
+    """Between the reading that finds nothing and the place in the log; nor may a neighbour's older reading count."""
+    async with watched(tmp_path) as world:
+        ref, store = await world.start(await world.workflow(ECHO)), world.store
+        assert isinstance(store, CountingStore)
+        opener = await reader(world, ref.partition)
+        await note(world, ref, "first")
+        assert await opener.window()
+        token = await unknown_token(world, ref)
+        read, polled, neighbour = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def before(asked: str | None) -> None:
+            if asked != token:
+                await polled.wait()
+
+        async def after(asked: str | None) -> None:
+            if asked == token and read.is_set() and not neighbour.is_set():
+                await neighbour.wait()  # the neighbour's reading, which found nothing, takes long to arrive
+            read.set()
+
+        await eventually(lambda: not world.services.live._feeds[ref.partition].woken.is_set())
+        store.before_reading, store.after_reading = before, after
+        one, two = (Reader(world, ref.partition, token) for _ in range(2))
+        windows = [asyncio.create_task(one.window())]
+        await asyncio.wait_for(read.wait(), LONG)
+        count = store.reads["changes"]
+        windows.append(asyncio.create_task(two.window()))
+        await eventually(lambda: store.reads["changes"] > count)
+        await note(world, ref, "second")
+        polled.set()
+        await eventually(lambda: world.services.live._feeds[ref.partition].log.end >= 1)
+        neighbour.set()
+        await asyncio.sleep(0)
+        await note(world, ref, "third")
+        await asyncio.wait_for(asyncio.gather(*windows), LONG)
+        for each in (one, two):
+            while f"{ref.run_id}:e:third" not in each.ids:
+                await each.window()
+            assert each.ids == [f"{ref.run_id}:e:second", f"{ref.run_id}:e:third"]
+
+
+async def test_what_was_seen_elsewhere_is_not_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process told it already, and this one's log is several readings behind the token."""
+    monkeypatch.setattr(live, "PAGE", 1)
+    async with watched(tmp_path) as here, watched(tmp_path) as there:
         ref = await here.start(await here.workflow(ECHO))
-        start = await here.store.position(ref.partition)
-        readers = [
-            Reader(dice.choice([here, there]), ref.partition, start, dice.choice([None, ref.run_id])) for _ in range(8)
-        ]
-        total = 60
-
-        async def write(world: World, lane: int) -> None:
-            for i in range(total // 3):
-                await note(world, ref, f"{lane}-{i:03}")
-                hidden = {"id": f"{lane}-{i}", "type": "receipt"}
-                await world.store.transact(ref.partition, [Create(hidden), Patch(ref.run_id, increment={"n": 1})])
-                await asyncio.sleep(dice.random() * 0.004)
-
-        async def follow(one: Reader) -> None:
-            while sum(event.type == "event" for event in one.events) < total:
-                one.services = dice.choice([here, there]).services  # any process, window by window
-                await one.window(dice.choice([0.0, 0.002, 0.02, LONG]))
-                await asyncio.sleep(dice.random() * 0.01)
-
-        async with asyncio.timeout(LONG):
-            await asyncio.gather(write(here, 0), write(there, 1), write(here, 2), *(follow(one) for one in readers))
-            for one in readers:
-                while await one.window(0.05):
-                    pass
-        feed = [
-            item for item in (await here.store.changes(ref.partition, start, 1000)).items if item["type"] == "event"
-        ]
-        order = [item["id"] for item in feed]
-        run = await here.run(ref)
-        for one in readers:
-            assert [event.data["id"] for event in one.events if event.type == "event"] == order
-            assert one.events[-1].type == "run", "its last change came last"
-            states = [event.id for event in one.events if event.type == "run"]
-            assert len(states) == len(set(states)), "no state twice"
-        assert run["n"] == total
+        opener = await reader(here, ref.partition)
+        await note(here, ref, "first")
+        assert await opener.window()
+        for i in range(5):
+            await note(there, ref, f"seen-{i}")
+        follower = Reader(here, ref.partition, await unknown_token(there, ref))
+        window = asyncio.create_task(follower.window())
+        await eventually(lambda: here.services.live._feeds[ref.partition].log.end >= 5)
+        await note(here, ref, "third")
+        await asyncio.wait_for(window, LONG)
+        assert follower.ids == [f"{ref.run_id}:e:third"]
 
 
 async def test_two_hundred_watchers_read_the_store_once(tmp_path: Path) -> None:
@@ -305,6 +280,21 @@ async def test_tokens_that_the_log_does_not_know_are_read_once_for_all_who_bring
         await asyncio.wait_for(asyncio.gather(*(one.window() for one in readers)), LONG)
         assert all(one.ids == [f"{ref.run_id}:e:missed"] for one in readers)
         assert store.reads["changes"] <= 4
+
+
+async def test_who_comes_later_from_the_same_place_is_told_more(tmp_path: Path) -> None:
+    """Windows are made once for all who stand at the same place: until there is more."""
+    async with watched(tmp_path) as world:
+        ref = await world.start(await world.workflow(ECHO))
+        opener = await reader(world, ref.partition)
+        await note(world, ref, "a")
+        assert await opener.window()
+        early, late = (Reader(world, ref.partition, opener.token) for _ in range(2))
+        for name in ("b", "c"):
+            await note(world, ref, name)
+            assert await early.window()
+        assert await late.window()
+        assert late.ids == early.ids == [f"{ref.run_id}:e:b", f"{ref.run_id}:e:c"]
 
 
 async def test_a_log_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
