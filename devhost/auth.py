@@ -97,6 +97,10 @@ def principal_headers(user: DevUser) -> dict[str, str]:
     }
 
 
+SUGGESTED = DevUser("demo", "Demo User")
+"""Whom the sign-in page suggests: the owner of the demo data."""
+
+
 class Authentication:
     """App Service authentication, on: what the host asks of each request for the app, and the pages below `/.auth/`."""
 
@@ -192,8 +196,8 @@ button{{font:inherit;margin-top:1.5rem;padding:.5rem 1.5rem}}small{{display:bloc
 
 
 def _page(target: str, user: DevUser | None, problem: str | None = None, status: int = 200) -> Response:
-    user = user or DevUser("", "")
-    note = problem or (f"You are signed in as {user.name}." if user.id else "Choose who you are on this machine.")
+    note = problem or (f"You are signed in as {user.name}." if user else "Choose who you are on this machine.")
+    user = user or SUGGESTED
     values = {"note": note, "target": target, "id": user.id, "name": user.name, "roles": ",".join(user.roles)}
     safe = {name: html.escape(value) for name, value in values.items()}
     policy = (

@@ -47,7 +47,9 @@ async def seed(base_url: str) -> None:
 
 def _what_to_try(base_url: str, workflow_id: str) -> str:
     return f"""
-Demo: a workflow "{NAME}" that reads four reports and streams a long review. Try, in another terminal:
+Demo: a workflow "{NAME}" that reads four reports and streams a long review.
+
+The page: {base_url}/ (sign in as "demo"; press Run, then Stop). Or, in another terminal:
 
   export TRUESTOP={base_url}/api/user/workflows/{workflow_id}
   export ME='X-Truestop-Dev-User: {USER}'

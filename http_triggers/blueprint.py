@@ -12,10 +12,27 @@ from http_triggers import (
     health,
     history,
     live,
+    page,
     resume,
     runs,
+    tools,
     workflows,
 )
 
-_MODULES = (workflows, runs, cancels, aliases, resume, history, live, deliveries, documents, groups, admin, health)
+_MODULES = (
+    workflows,
+    runs,
+    cancels,
+    aliases,
+    resume,
+    history,
+    admin,
+    deliveries,
+    documents,
+    groups,
+    health,
+    live,
+    page,
+    tools,
+)
 blueprints = tuple(module.blueprint for module in _MODULES)

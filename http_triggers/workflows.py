@@ -52,8 +52,10 @@ async def list_workflows(call: Call) -> Answer:
 
 
 async def create_workflow(call: Call) -> Answer:
-    """POST {base}."""
+    """POST {base}. With `?dry_run=true` nothing is created: it answers whether it would be, and when it would first run."""
     data = call.json()
+    if call.choice("dry_run", ["true", "false"]) == "true":
+        return Answer(200, workflows.check(call.services, data))
     await call.confirm()
     workflow = await workflows.create(call.services, call.scope, data)
     try:

@@ -65,6 +65,17 @@ def _secrets_write(services: Services, definition: Definition, known: Document |
     return [Create(secrets) if known is None else Replace(secrets, etag=known["_etag"])]
 
 
+def check(services: Services, data: Any) -> dict[str, Any]:
+    """What a definition would begin with: its `next_run_at`. Raises `Problem` 422.
+
+    Whether secrets are there is not asked: only saving tells, since a workflow may have them already.
+    """
+    if isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key not in READ_ONLY}
+    moment = now()
+    return {"next_run_at": _next_run_at(parse_definition(data, services.settings), moment, moment)}
+
+
 async def create(services: Services, scope: str, data: Any) -> Document:
     """Create a workflow from a definition. Raises `Problem` 422."""
     definition = parse_definition(data, services.settings)

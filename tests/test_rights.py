@@ -80,9 +80,14 @@ GROUP_ROUTES = {
     "groups_set_member": Row(AUTHORS, 200, {"role": "User"}),
     "groups_remove_member": Row(AUTHORS, 204),
 }
-ABOUT_THE_CALLER = {"me": Row("", 200), "groups_list": Row("", 200), "groups_create": Row("", 201, {"name": "Mine"})}
-FOR_ANYONE = {"health": 503}
-"""Without a model the service is not well, and says so to anyone."""
+ABOUT_THE_CALLER = {
+    "me": Row("", 200),
+    "tools": Row("", 200),
+    "groups_list": Row("", 200),
+    "groups_create": Row("", 201, {"name": "Mine"}),
+}
+FOR_ANYONE = {"health": 503, "page": 200, "page_views": 200, "page_assets": 404}
+"""Without a model the service is not well, and says so to anyone. No file of the page is named."""
 OPERATORS = {
     "admin_runs": Row("", 200),
     "admin_cancel": Row("", 200, {"reason": "x", "older_than": 0}),
