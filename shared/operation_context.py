@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
@@ -101,7 +102,8 @@ class OperationContext:
         """
         self.token.check()
         try:
-            async with self._recorded_for_sure():
+            # A knock that came while the answer is on its way would leave it begun, with nobody to end it.
+            async with self._recorded_for_sure(), shield(FINISH_SECONDS):
                 begun = await begin(self.services.store, self.ref, [spec], inside=self.begun)
         except Superseded:
             raise _taken_over() from None
@@ -112,6 +114,7 @@ class OperationContext:
         if not isinstance(begun, Begun):
             raise TypeError(f"an inner operation can't be {begun}")
         try:
+            self.token.check()
             value = await body()
             output = await patiently(lambda: keep(self.services.blobs, self.ref, spec.path, begun.attempt, value))
         except BaseException as error:
@@ -124,7 +127,7 @@ class OperationContext:
     async def _recorded_for_sure(self) -> AsyncIterator[None]:
         try:
             yield
-        except (Throttled, Unavailable):
+        except (Throttled, Unavailable, TimeoutError, asyncio.CancelledError):
             self.unsure = True
             raise
 
@@ -139,14 +142,13 @@ class OperationContext:
     async def _end_inner(self, begun: Begun, ending: Ending) -> None:
         """Write an inner operation's end, also while a cancel keeps knocking."""
         path = begun.leaf.path
-        async with shield(FINISH_SECONDS):
+        async with self._recorded_for_sure(), shield(FINISH_SECONDS):
             if ending.output is None and path in self.texts:
                 text = self.texts[path].text()
                 output = await keep_part(self.services.blobs, self.ref, path, begun.attempt, text)
                 ending = Ending(ending.status, output, ending.error, cancel_outcome=ending.cancel_outcome)
             try:
-                async with self._recorded_for_sure():
-                    await patiently(lambda: finish(self.services.store, begun, ending), FINISH_SECONDS)
+                await patiently(lambda: finish(self.services.store, begun, ending), FINISH_SECONDS)
             except Superseded:
                 pass  # the outer operation's own end will find out the same
             self.texts.pop(path, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from shared.branches import cancelled_branch
 from shared.errors import ConditionFailed, NotFound
 from shared.events import event
 from shared.executions import RunRef
@@ -36,6 +37,18 @@ async def reap(
     changes = {"status": Ex.CANCELLED, "cancel_outcome": outcome, "ended_cancelling": cancelling}
     data = {"outcome": outcome}
     return await _end(store, ref, gone, run_status, changes, EventType.EXECUTION_CANCELLED, data, also)
+
+
+async def reap_inside(store: DocumentStore, ref: RunRef, path: str, run: Document) -> Document:
+    """End what is on record as working inside the operation at `path`, which has ended, unless it will be tried again.
+
+    Its end, or its begin, was in doubt. `run`: as the operation's end left it. Answers the run after it.
+    """
+    if run["status"] == RunStatus.RUNNING and cancelled_branch(run, path) is None:
+        return run
+    for left in await running_inside(store, ref, path):
+        run = await reap(store, ref, left, run["status"], CancelOutcome.STOPPED) or run
+    return run
 
 
 async def give_up(store: DocumentStore, ref: RunRef, lost: Document) -> Document | None:

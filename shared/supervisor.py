@@ -32,7 +32,7 @@ from shared.operation_context import OperationContext
 from shared.operations import Begun, Busy, Ending, Halted, Recorded, Refused, Superseded, begin, finish, record
 from shared.outputs import keep, keep_part
 from shared.persistence import patiently
-from shared.reaping import give_up, reap
+from shared.reaping import give_up, reap, reap_inside
 from shared.runs import observe
 from shared.services import Services
 from shared.settling import settle
@@ -298,6 +298,8 @@ class _Supervision:
             run = await patiently(lambda: finish(self.services.store, self.begun, ending))
         except Superseded:
             return AGAIN
+        if self.context.unsure:
+            run = await patiently(lambda: reap_inside(self.services.store, self.ref, self.begun.leaf.path, run))
         if run["status"] == RunStatus.CANCELLING:
             if run["in_flight"] == 0:
                 await patiently(lambda: settle(self.services, self.ref, observed_at=self.observed_at))

@@ -1,0 +1,111 @@
+"""Operations inside another one: whatever interrupts their writes, none is left on record as working."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activities import steps
+from shared.documents import Documents
+from shared.names import Kind
+from shared.states import RunStatus
+from shared.store.port import Create, Document, Op, Partition, Patch
+from tests.support.waiting import eventually
+from tests.support.world import RecordingStore, World, open_world, streaming
+
+COMPARE = {"kind": "compare_documents", "documents": {"names": ["a.txt", "b.txt"]}, "prompt": "What changed?"}
+
+
+class LateAnswers(RecordingStore):
+    """A store whose answer to the begin of an inner operation is on its way until `arrive` is set."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.landed, self.arrive = asyncio.Event(), asyncio.Event()
+
+    async def transact(self, partition: Partition, ops: Sequence[Op]) -> list[Document | None]:
+        result = await super().transact(partition, ops)
+        if any(isinstance(op, Create) and op.document.get("kind") == Kind.ITEM for op in ops):
+            self.landed.set()
+            await self.arrive.wait()
+        return result
+
+
+async def comparing(world: World, **options: Any) -> tuple[World, LateAnswers, Any]:
+    """A run at a comparison, in a world whose store answers late."""
+    for name in ("a.txt", "b.txt"):
+        await Documents(world.services.blobs, "user:alice").put(name, b"text", "text/plain")
+    store = LateAnswers(world.store)
+    slow = World(replace(world.services, store=store), world.model)
+    ref = await slow.start(await slow.workflow({**COMPARE, **options}))
+    await slow.begin(ref)
+    return slow, store, ref
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_cancel_that_comes_while_an_inner_begin_is_answered_leaves_nothing_in_flight(
+    tmp_path: Path, fresh: bool
+) -> None:
+    """Guards `in_flight`: the begin had landed, its answer had not arrived, and nobody else would ever end it."""
+    async with open_world(tmp_path) as world:
+        slow, store, ref = await comparing(world)
+        work = asyncio.create_task(steps.run(slow.services, ref, "s01"))
+        await store.landed.wait()
+        await slow.cancel(ref)
+        if fresh:
+            await asyncio.sleep(0)  # the knock and the answer come in the same breath
+        else:
+            await eventually(lambda: observed(slow, ref))
+        store.arrive.set()
+        assert (await asyncio.wait_for(work, 10))["status"] == "cancelled"
+        run, tree = await slow.run(ref), await slow.executions(ref)
+        assert (run["status"], run["in_flight"]) == (RunStatus.CANCELLED, 0)
+        assert {one["status"] for one in tree.values()} == {"cancelled"}
+        assert {tree[path]["cancel_outcome"] for path in ("s01", "s01.i001")} == {"stopped"}
+        assert run["cancel"]["acknowledged"] is True
+        assert slow.model.began == []
+
+
+async def observed(world: World, ref: Any) -> bool:
+    """Whether the supervisor has noted that it tells the work to stop."""
+    return (await world.run(ref))["cancel"]["observed_at"] is not None
+
+
+async def test_a_deadline_that_comes_while_an_inner_begin_is_answered_leaves_nothing_in_flight(tmp_path: Path) -> None:
+    """Guards a run that goes on after it: with an operation in flight for ever it could not end."""
+    async with open_world(tmp_path, streaming(10_000)) as world:
+        slow, store, ref = await comparing(world, timeout_seconds=0.05, retries={"max": 0})
+        work = asyncio.create_task(steps.run(slow.services, ref, "s01"))
+        await store.landed.wait()
+        await asyncio.sleep(0.1)  # longer than the deadline
+        store.arrive.set()
+        outcome = await asyncio.wait_for(work, 10)
+        assert (outcome["status"], outcome["error"]["code"]) == ("failed", "timeout")
+        assert (await slow.run(ref))["in_flight"] == 0
+
+
+async def test_an_inner_end_that_can_not_be_written_in_time_is_made_up_for(tmp_path: Path) -> None:
+    """Guards a store that hangs at the end of an inner operation while its run is cancelled."""
+    async with open_world(tmp_path, poll_seconds="0.01") as world:
+        slow, store, ref = await comparing(world)
+        store.arrive.set()
+        held = asyncio.Event()
+
+        async def hold(ops: Sequence[Op]) -> None:
+            ends = [op for op in ops if isinstance(op, Patch) and op.id.endswith(".i001") and "ended_at" in op.set]
+            if ends and len(ops) == 3 and not held.is_set():
+                held.set()
+                raise TimeoutError("as when the time for it is over")
+
+        store.before = hold
+        work = asyncio.create_task(steps.run(slow.services, ref, "s01"))
+        await held.wait()
+        await slow.cancel(ref)
+        await asyncio.wait_for(work, 10)
+        run = await slow.run(ref)
+        assert (run["status"], run["in_flight"]) == (RunStatus.CANCELLED, 0)
