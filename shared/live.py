@@ -91,7 +91,7 @@ class LiveFeeds:
         if feed is None:
             feed = self._feeds[partition] = _Feed(self, services, partition)
         with self._watching(feed):
-            return await feed.window(token, run_id, 0.0 if self.watchers > MAX_WATCHERS else seconds)
+            return await feed.window(token, run_id, 0.0 if self.crowded else seconds)
 
     @contextmanager
     def _watching(self, feed: _Feed) -> Iterator[None]:
@@ -112,10 +112,15 @@ class LiveFeeds:
         feed.log.clear()
 
     @property
+    def crowded(self) -> bool:
+        """Whether there are more watchers than a process lets wait."""
+        return self.watchers > MAX_WATCHERS
+
+    @property
     def retry(self) -> bytes:
         """When clients are to come back, as server-sent events say it."""
         pause = max(RETRY_MILLISECONDS, 1000 * self.watchers // WINDOWS_A_SECOND)
-        return b"retry: %d\n" % (CROWDED_MILLISECONDS if self.watchers > MAX_WATCHERS else pause)
+        return b"retry: %d\n" % (CROWDED_MILLISECONDS if self.crowded else pause)
 
     async def close(self) -> None:
         """Stop following."""
@@ -203,7 +208,7 @@ class _Feed:
         clock = asyncio.get_running_loop().time
         watched_at, pause = clock(), self.hub.poll_seconds
         try:
-            while self.watchers or clock() - watched_at < LINGER_SECONDS:
+            while self.watchers or (clock() - watched_at < LINGER_SECONDS and not self.hub.crowded):
                 watched_at = clock() if self.watchers else watched_at
                 self.woken.clear()
                 try:
@@ -216,6 +221,9 @@ class _Feed:
                 if not again:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self.woken.wait(), pause)
+        except Exception:
+            # Its windows end without news, and the next ones begin anew.
+            log.exception("the feed of %s can't be followed", self.partition.workflow_id)
         finally:
             self.hub.forget(self)
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +13,14 @@ import pytest
 from shared import live, live_log
 from shared.activity import activity
 from shared.errors import NotFound
-from shared.executions import RunRef
-from shared.live import LiveFeeds
-from shared.store.port import Check, Create, Delete, Partition
-from tests.support.live import LONG, CountingStore, Reader, note, race, reader
+from shared.store.port import Create, Delete, Partition
+from tests.support.live import LONG, CountingStore, Reader, note, race, reader, unknown_token, watched
 from tests.support.sse import parse
 from tests.support.waiting import eventually
-from tests.support.world import World, at_once, open_world, streaming
+from tests.support.world import open_world, streaming
 
 ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
 MODEL = {"kind": "model", "prompt": "Go"}
-
-
-@asynccontextmanager
-async def watched(directory: Path, script: Any = at_once, poll_seconds: str = "60") -> AsyncIterator[World]:
-    """A world whose feeds are polled only when this process writes."""
-    async with open_world(directory, script) as world:
-        counting = CountingStore(world.services.store)
-        services = replace(world.services, store=counting)  # type: ignore[arg-type]
-        services.live.poll_seconds = float(poll_seconds)
-        yield World(services, world.model)
 
 
 def partition_of(workflow: dict[str, Any]) -> Partition:
@@ -179,12 +164,6 @@ async def test_readers_of_every_kind_see_the_same_feed(
         await race(here, there, dice, writes=20)
 
 
-async def unknown_token(world: World, ref: RunRef) -> str:
-    """A token for the feed's end that no log knows: a check moves the file's sequence, and changes nothing."""
-    await world.store.transact(ref.partition, [Check("workflow")])
-    return await world.store.position(ref.partition)
-
-
 async def test_what_is_written_while_a_token_is_looked_up_is_not_lost(tmp_path: Path) -> None:
     """Between the reading that finds nothing and the place in the log; nor may a neighbour's older reading count."""
     async with watched(tmp_path) as world:
@@ -244,44 +223,6 @@ async def test_what_was_seen_elsewhere_is_not_told_again(tmp_path: Path, monkeyp
         assert follower.ids == [f"{ref.run_id}:e:third"]
 
 
-async def test_two_hundred_watchers_read_the_store_once(tmp_path: Path) -> None:
-    """Counted, and in memory: they hold one answer between them."""
-    async with watched(tmp_path) as world:
-        ref = await world.start(await world.workflow(ECHO))
-        token = await world.store.position(ref.partition)
-        store = world.store
-        assert isinstance(store, CountingStore)
-        readers = [Reader(world, ref.partition, token, ref.run_id) for _ in range(200)]
-        store.reads.clear()
-        rounds = 5
-        for round_ in range(rounds):
-            windows = [asyncio.create_task(one.window()) for one in readers]
-            await eventually(lambda: world.services.live.watchers == 200)
-            await note(world, ref, f"{round_}", data={"text": "x" * 10_000})
-            await asyncio.wait_for(asyncio.gather(*windows), LONG)
-        assert all(one.ids == [f"{ref.run_id}:e:{i}" for i in range(rounds)] for one in readers)
-        assert store.reads["get"] == 2, "the workflow and the run"
-        assert store.reads["changes"] <= 4 * rounds + 6
-        assert world.services.live.budget.used < 2 * rounds * 11_000
-        bodies = world.services.live._feeds[ref.partition]._bodies
-        assert len(bodies) <= live.BODIES_KEPT
-
-
-async def test_tokens_that_the_log_does_not_know_are_read_once_for_all_who_bring_them(tmp_path: Path) -> None:
-    """After a deployment everybody comes back to a process that knows nothing."""
-    async with watched(tmp_path) as world:
-        ref = await world.start(await world.workflow(ECHO))
-        token = await world.store.position(ref.partition)
-        await note(world, ref, "missed")
-        store = world.store
-        assert isinstance(store, CountingStore)
-        store.reads.clear()
-        readers = [Reader(world, ref.partition, token, ref.run_id) for _ in range(200)]
-        await asyncio.wait_for(asyncio.gather(*(one.window() for one in readers)), LONG)
-        assert all(one.ids == [f"{ref.run_id}:e:missed"] for one in readers)
-        assert store.reads["changes"] <= 4
-
-
 async def test_who_comes_later_from_the_same_place_is_told_more(tmp_path: Path) -> None:
     """Windows are made once for all who stand at the same place: until there is more."""
     async with watched(tmp_path) as world:
@@ -295,84 +236,6 @@ async def test_who_comes_later_from_the_same_place_is_told_more(tmp_path: Path) 
             assert await early.window()
         assert await late.window()
         assert late.ids == early.ids == [f"{ref.run_id}:e:b", f"{ref.run_id}:e:c"]
-
-
-async def test_a_log_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text of model calls is 16 KB a change; a reader that sleeps meanwhile comes back through the store."""
-    monkeypatch.setattr(live_log, "LOG_BYTES", 100_000)
-    async with watched(tmp_path) as world:
-        ref = await world.start(await world.workflow(ECHO))
-        sleeper, awake = await reader(world, ref.partition), await reader(world, ref.partition)
-        for i in range(30):
-            await note(world, ref, f"{i:02}", data={"text": "x" * 16_000})
-            assert await awake.window()
-            assert world.services.live.budget.used <= 100_000
-        while len(sleeper.ids) < 30:
-            assert await sleeper.window()
-        assert sleeper.ids == awake.ids
-        await world.services.live.close()
-        assert world.services.live.budget.used == 0
-
-
-async def test_all_logs_together_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_log, "ALL_LOGS_BYTES", 60_000)
-    async with watched(tmp_path) as world:
-        refs = [await world.start(await world.workflow(ECHO)) for _ in range(4)]
-        for ref in refs:
-            follower = await reader(world, ref.partition)
-            for i in range(4):
-                await note(world, ref, str(i), data={"text": "x" * 10_000})
-                assert await follower.window()
-        assert world.services.live.budget.used <= 60_000 and len(world.services.live._feeds) == 4
-
-
-async def test_a_store_that_is_away_ends_no_window(tmp_path: Path) -> None:
-    async with watched(tmp_path, poll_seconds="0.01") as world:
-        ref = await world.start(await world.workflow(ECHO))
-        follower, store = await reader(world, ref.partition), world.store
-        assert isinstance(store, CountingStore)
-        assert await follower.window(0.05) == []
-        waiting = asyncio.create_task(follower.window())
-        store.away = True
-        read = store.reads["changes"]
-        await eventually(lambda: store.reads["changes"] > read + 2)
-        await note(world, ref, "meanwhile")
-        store.away = False
-        assert [event.data["id"] for event in await waiting or []] == [f"{ref.run_id}:e:meanwhile"]
-
-
-async def test_beyond_so_many_watchers_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers are held in memory and in the host: there is an end to both."""
-    monkeypatch.setattr(live, "MAX_WATCHERS", 3)
-    async with watched(tmp_path) as world:
-        ref = await world.start(await world.workflow(ECHO))
-        first = await reader(world, ref.partition)
-        held = [asyncio.create_task(Reader(world, ref.partition, first.token).window()) for _ in range(3)]
-        await eventually(lambda: world.services.live.watchers == 3)
-        body = await asyncio.wait_for(
-            world.services.live.window(world.services, ref.partition, first.token, None, LONG), LONG / 2
-        )
-        assert body is not None and parse(body).retry == live.CROWDED_MILLISECONDS
-        await note(world, ref, "news")
-        assert all(await asyncio.gather(*held))
-
-
-async def test_a_feed_is_dropped_once_nobody_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LINGER_SECONDS", 0.02)
-    async with watched(tmp_path, poll_seconds="0.01") as world:
-        ref = await world.start(await world.workflow(ECHO))
-        follower = await reader(world, ref.partition)
-        assert await follower.window(0.05) == []
-        await eventually(lambda: ref.partition not in world.services.live._feeds)
-        await note(world, ref, "later")
-        assert await follower.window() != []
-
-
-async def test_more_clients_come_back_more_slowly() -> None:
-    feeds = LiveFeeds(1.0)
-    assert feeds.retry == b"retry: 200\n"
-    feeds.watchers = 600
-    assert feeds.retry == b"retry: 2000\n"
 
 
 async def test_snapshots_and_streams_fit_together(tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from shared.errors import Unavailable
 from shared.executions import RunRef
-from shared.store.port import Changes, Create, Document, Partition, Patch
+from shared.store.port import Changes, Check, Create, Document, Partition, Patch
 from tests.support.sse import Event, parse
-from tests.support.world import RecordingStore, World
+from tests.support.world import RecordingStore, World, at_once, open_world
 
 LONG = 20.0
 """Longer than any test waits: a window that lasts so long is one that missed its news."""
@@ -124,3 +127,19 @@ async def race(here: World, there: World, dice: random.Random, writes: int) -> N
         states = [event.data["counts"]["total"] for event in one.events if event.type == "run"]
         assert states == sorted(set(states)), "no state twice, none after a later one"
         assert states[-1] == (await here.run(ref))["counts"]["total"]
+
+
+@asynccontextmanager
+async def watched(directory: Path, script: Any = at_once, poll_seconds: str = "60") -> AsyncIterator[World]:
+    """A world whose feeds are polled only when this process writes."""
+    async with open_world(directory, script) as world:
+        counting = CountingStore(world.services.store)
+        services = replace(world.services, store=counting)
+        services.live.poll_seconds = float(poll_seconds)
+        yield World(services, world.model)
+
+
+async def unknown_token(world: World, ref: RunRef) -> str:
+    """A token for the feed's end that no log knows: a check moves the file's sequence, and changes nothing."""
+    await world.store.transact(ref.partition, [Check("workflow")])
+    return await world.store.position(ref.partition)
