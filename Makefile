@@ -4,6 +4,8 @@ PORT ?= 7071
 DATA ?= .data
 DEMO ?= 1
 WORKERS ?= 0
+# Processes that share the tests, a file each at a time: most of them wait for hosts, timers and fences.
+TESTERS ?= 3
 SECONDS ?= 240
 SEED ?=
 VENV := .venv
@@ -24,7 +26,7 @@ run: $(STAMP)
 	@exec $(BIN)/python -m devhost --port $(PORT) --data $(DATA) --workers $(WORKERS) $(if $(filter 0,$(DEMO)),,--demo)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,8 +10,9 @@ What is repeated: whatever never began, and of what ended badly the kinds that w
 templates name a step that is repeated has other inputs now, so it is repeated from its beginning; so is every step from
 `from_step` on. Within an agent, a call whose outcome the model was told is past, however it ended.
 
-A side effect is not done twice: an operation that ended badly after it had recorded one counts as done, and says so as its
-output. An artifact of such an operation was never visible, so it is written again.
+A side effect is not done twice: an operation that ended badly after one was done counts as done, and says so as its output.
+One that was only announced may not have happened, and is tried again. An artifact of an operation that did not complete was
+never visible: it is written again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from shared.executions import (
     step_path,
     turn_model_path,
 )
-from shared.names import Kind
+from shared.names import ARTIFACT, Kind
 from shared.operations import run_guard
 from shared.outputs import Output, as_text, preview
 from shared.runs import Start, start_run
@@ -187,7 +188,7 @@ def _as_done(tree: list[Document]) -> list[Document]:
     """The tree; what ended badly after a side effect counts as done, with the containers that begin and end with it."""
     done: dict[str, dict[str, Any]] = {}
     for one in tree:
-        effects = [effect for effect in one["side_effects"] if effect["kind"] != "artifact"]
+        effects = [effect for effect in one["side_effects"] if effect["kind"] != ARTIFACT and effect["done"]]
         if effects and one["status"] in (Ex.FAILED, Ex.CANCELLED):
             said = [{key: effect[key] for key in ("kind", "what", "at")} for effect in effects]
             text, form = as_text({"already_done": said})

@@ -280,7 +280,9 @@ def test_a_host_killed_again_and_again_leaves_nothing_behind(
             expected = "cancelled" if run.api.user in cancelled else "completed"
             assert run.wait()["status"] == expected, run.get()["error"]
             assert_ended_whole(run)
-            assert len(run.api.ok("GET", f"{run.path}/artifacts")["items"]) == run.types().count("execution.output")
+            artifacts = len(run.api.ok("GET", f"{run.path}/artifacts")["items"])
+            told = run.types().count("execution.output")
+            assert artifacts == told == 1 if expected == "completed" else told <= artifacts <= 1
             requests = models[run.api.user].idle()
             if expected == "cancelled":
                 assert_cancelled_whole(run)

@@ -181,7 +181,13 @@ async def test_a_side_effect_that_was_done_is_not_done_again(tmp_path: Path) -> 
         note = {"kind": "notify", "subject": "Hi", "message": "once"}
         old = await world.start(await world.workflow(note, ECHO))
         assert await world.drive(old) == "completed"
-        done = {"kind": "notification", "what": "Hi", "at": "2026-01-01T00:00:00.000Z", "execution_id": "x"}
+        done = {
+            "kind": "notification",
+            "what": "Hi",
+            "at": "2026-01-01T00:00:00.000Z",
+            "execution_id": "x",
+            "done": True,
+        }
         stopped = {"status": "cancelled", "output_preview": None}
         never = {**stopped, "started_at": None}
         await rewrite(world, old, {"s01": {**stopped, "side_effects": [done]}, "s02": never, "s02.c0": never})
