@@ -17,6 +17,10 @@ import aiohttp
 
 ROOT = Path(__file__).parents[1]
 STARTED = re.compile(r"http://[\d.]+:\d+")
+UNLIMITED = {f"TRUESTOP_{name}_PER_MINUTE": "1000000" for name in ("STARTS", "CANCELS")} | {
+    f"TRUESTOP_{name}_MAX": "1000" for name in ("WORKFLOWS", "USER_RUNS")
+}
+"""The service is measured, not its limits."""
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 USER = {"X-Truestop-Dev-User": "bench"}
@@ -63,7 +67,11 @@ async def running_host(workers: int = 0) -> AsyncIterator[Client]:
     data = Path(tempfile.mkdtemp(prefix="truestop-bench-"))
     command = [sys.executable, "-m", "devhost", "--port", "0", "--data", str(data), "--workers", str(workers)]
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env={**os.environ}
+        *command,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **UNLIMITED},
     )
     try:
         assert process.stdout is not None

@@ -18,6 +18,7 @@ import azure.durable_functions as df
 import azure.functions as func
 from pydantic import BaseModel, ValidationError
 
+from shared import keys
 from shared.access import Grant, confirm, decide
 from shared.definitions import invalid, validation_errors
 from shared.errors import Misconfigured, Problem, Throttled, TooLarge, Unavailable
@@ -30,6 +31,14 @@ log = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 1024 * 1024
 MAX_PAGE, DEFAULT_PAGE = 200, 50
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Of every answer that doesn't say otherwise."""
 SAFE_METHODS = ("GET", "HEAD")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -212,12 +221,12 @@ async def respond(
     try:
         headers = {name.lower(): value for name, value in request.headers.items()}
         refuse_cross_site(request.method, headers)
-        caller = None if access.rule is Rule.ANYONE else identify(headers, os.environ)
         services = get_services()
+        caller = await _caller(services, access, headers)
         grant = await decide(services, access, caller, _group_of(access, request))
         answer = await handler(Call(request, services, grant, client))
     except Problem as problem:
-        answer = problem_answer(problem, request)
+        answer = problem_answer(problem, request, _retry_after(problem))
     except (Throttled, Unavailable) as error:
         log.warning("%s %s: %s", request.method, request.url, error)
         answer = store_answer(error, request)
@@ -227,6 +236,21 @@ async def respond(
         log.exception("%s %s failed", request.method, request.url)
         answer = problem_answer(Problem(500, "internal_error", "something went wrong; it was logged"), request)
     return write(answer)
+
+
+async def _caller(services: Services, access: Access, headers: Mapping[str, str]) -> Caller | None:
+    """Who calls, None if anyone may. Raises `Problem` 401, and 429 `rate_limited`."""
+    if access.rule is Rule.ANYONE:
+        return None
+    token = keys.token_of(headers)
+    caller = identify(headers, os.environ) if token is None else await keys.caller_of(services, token)
+    services.limits.refuse(access.rule, caller)
+    return caller
+
+
+def _retry_after(problem: Problem) -> dict[str, str]:
+    seconds = problem.extra.get("retry_after")
+    return {"Retry-After": str(seconds)} if seconds is not None else {}
 
 
 def _group_of(access: Access, request: func.HttpRequest) -> str | None:
@@ -249,8 +273,8 @@ def store_answer(error: Throttled | Unavailable, request: func.HttpRequest) -> A
 
 
 def write(answer: Answer) -> func.HttpResponse:
-    """The response of an answer. Answers are private: nothing in between may keep them."""
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **answer.headers}
+    """The response of an answer, which is private: nothing in between may keep it, and no page may be made of it."""
+    headers = {**HEADERS, **answer.headers}
     body = answer.body
     if body is None:
         return func.HttpResponse(status_code=answer.status, headers=headers)

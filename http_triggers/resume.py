@@ -12,6 +12,7 @@ from http_triggers.runs import RUN, answer_start, read_run, start_of
 from http_triggers.workflows import partition_of
 from shared import workflows
 from shared.permissions import Rule
+from shared.quotas import refuse_more_runs
 from shared.resume import Items, Resume, resume_run
 
 blueprint = df.Blueprint()
@@ -33,6 +34,7 @@ async def resume(call: Call) -> Answer:
     body, old, partition = call.parse(ResumeBody), await read_run(call), partition_of(call)
     workflow = await workflows.get(call.services, partition)
     start, how = start_of(call, body.run_id, None, partition), Resume(body.items, body.from_step, body.use_current)
+    await refuse_more_runs(call.services, partition, start.run_id)
     return await answer_start(call, lambda: resume_run(call.services, partition, workflow, old, start, how), body.wait)
 
 

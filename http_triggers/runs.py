@@ -22,6 +22,7 @@ from shared.ids import new_ulid
 from shared.names import CancelSource
 from shared.orchestration import InstanceState, instance_of, start_instance
 from shared.permissions import Rule
+from shared.quotas import refuse_more_runs
 from shared.receipts import cancel_receipt
 from shared.runs import CancelRequest, Start, request_cancel, start_run
 from shared.states import RunStatus
@@ -99,6 +100,7 @@ async def start(call: Call) -> Answer:
     workflow = await workflows.get(call.services, partition)
     body = call.parse(StartBody)
     start = start_of(call, body.run_id, body.input, partition)
+    await refuse_more_runs(call.services, partition, start.run_id)
     return await answer_start(call, lambda: start_run(call.services, partition, workflow, start), body.wait)
 
 

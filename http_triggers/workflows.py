@@ -11,6 +11,7 @@ from shared import workflows
 from shared.errors import Problem
 from shared.names import DocumentType
 from shared.permissions import Rule
+from shared.quotas import refuse_more_workflows
 from shared.states import WorkflowStatus
 from shared.store.port import Contains, FieldIn, Filter, Partition, Query
 from shared.views import etag, link, workflow_view
@@ -56,6 +57,7 @@ async def create_workflow(call: Call) -> Answer:
     data = call.json()
     if call.choice("dry_run", ["true", "false"]) == "true":
         return Answer(200, workflows.check(call.services, data))
+    await refuse_more_workflows(call.services, call.scope)
     await call.confirm()
     workflow = await workflows.create(call.services, call.scope, data)
     try:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared import groups
+from shared import groups, keys
 from shared.definitions import invalid
 from shared.errors import Problem
-from shared.identity import Caller
-from shared.permissions import OPERATOR_ROLE, ROLES, Access, Place, Rule, refuse_off
+from shared.identity import Caller, Key
+from shared.permissions import KEY_RULES, OPERATOR_ROLE, ROLES, Access, Place, Rule, refuse_off
 from shared.services import Services
 from shared.settings import Settings
 
@@ -32,11 +32,13 @@ class Grant:
 async def decide(services: Services, access: Access, caller: Caller | None, group_id: str | None) -> Grant:
     """Decide by what a route declared. `group_id`: the group that the request names, if it does.
 
-    Raises `Problem` 403 `role_required` or `workflows_off`, 404 `group_not_found`, 422.
+    Raises `Problem` 403 `role_required`, `key_scope` or `workflows_off`, 404 `group_not_found`, 422.
     """
     if access.rule is Rule.ANYONE:
         return Grant(access, None)
     assert caller is not None  # who isn't signed in was told so
+    if caller.key is not None:
+        group_id = _group_of_key(access, caller.key, group_id)
     if access.rule is Rule.OPERATOR and OPERATOR_ROLE not in caller.roles:
         raise Problem(403, "role_required", f"this takes the application role {OPERATOR_ROLE}")
     if access.place is Place.NOWHERE:
@@ -49,6 +51,20 @@ async def decide(services: Services, access: Access, caller: Caller | None, grou
         group_id = await _active_group(services, caller)
     groups.require(await groups.read(services, group_id), caller.id, access.rule)
     return _in_scope(services.settings, access, caller, groups.scope_of(group_id))
+
+
+def _group_of_key(access: Access, key: Key, group_id: str | None) -> str | None:
+    """The group that a request with a key is about. Raises `Problem` 403 `key_scope` for what the key isn't for.
+
+    It says nothing of what exists: it is decided by the key alone.
+    """
+    if not any(access.rule in KEY_RULES[allowed] for allowed in key.allows):
+        raise Problem(403, "key_scope", f"this key is for {', '.join(sorted(key.allows))} only")
+    kind, _, own_group = key.scope.partition(":")
+    elsewhere = access.place is Place.PERSONAL if kind == "group" else access.place is Place.GROUP
+    if elsewhere or (access.place is Place.GROUP and group_id not in (None, own_group)):
+        raise Problem(403, "key_scope", f"this key is for the workflows of {key.scope} only")
+    return own_group if kind == "group" else None
 
 
 def _in_scope(settings: Settings, access: Access, caller: Caller, scope: str) -> Grant:
@@ -66,7 +82,12 @@ async def _active_group(services: Services, caller: Caller) -> str:
 
 
 async def _scopes(services: Services, rule: Rule, caller: Caller) -> tuple[str, ...]:
-    """Every scope that the caller has the right in."""
+    """Every scope that the caller has the right in; with a key, at most its own."""
+    if caller.key is not None:
+        kind, _, group_id = caller.key.scope.partition(":")
+        if kind == "group":
+            groups.require(await groups.read(services, group_id), caller.id, rule)
+        return (caller.key.scope,)
     mine = (await groups.of_member(services, caller.id)).items
     allowed = (one["scope"] for one in mine if groups.role_in(one, caller.id) in ROLES[rule])
     return (caller.scope, *allowed)
@@ -74,9 +95,11 @@ async def _scopes(services: Services, rule: Rule, caller: Caller) -> tuple[str, 
 
 async def confirm(services: Services, grant: Grant, scope: str) -> None:
     """Decide about `scope` again, by what is so at this moment. Raises `Problem` as `decide` does."""
+    assert grant.caller is not None
+    if grant.caller.key is not None:
+        await keys.confirm(services, grant.caller.key)
     kind, _, group_id = scope.partition(":")
     if kind == "group":
-        assert grant.caller is not None
         # Sight may lag as any read does; a guard costs a write, and a page that watches comes back all the time.
         read = groups.read if grant.access.rule is Rule.WORKFLOW_VIEW else groups.read_at_accept
         groups.require(await read(services, group_id), grant.caller.id, grant.access.rule)

@@ -83,6 +83,8 @@ def validation_errors(error: ValidationError) -> list[dict[str, str]]:
 
 def _over_limits(definition: Definition, settings: Settings) -> Iterator[dict[str, str]]:
     """What the settings don't allow."""
+    if len(definition.steps) > settings.steps_max:
+        yield {"field": "steps", "message": f"there may be at most {settings.steps_max} (TRUESTOP_STEPS_MAX)"}
     for i, step in enumerate(definition.steps):
         if isinstance(step, AgentStep) and step.depth() > settings.agent_depth_max:
             message = f"sub-agents may be nested {settings.agent_depth_max} deep (TRUESTOP_AGENT_DEPTH_MAX)"

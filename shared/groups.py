@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from shared import keys
 from shared.documents import prefix_of
 from shared.errors import ConditionFailed, Conflict, NotFound, Problem, Throttled
 from shared.identity import Caller
@@ -244,6 +245,7 @@ async def delete(services: Services, caller: Caller, group_id: str) -> None:
             continue
     else:
         raise Throttled(1.0)
+    await keys.forget(services, scope)
     await _empty(services, scope)  # what was on its way while the group was still there
 
 

@@ -37,12 +37,23 @@ SCOPE_PATTERN = re.compile(rf"(user|group):{ID_PATTERN.pattern}")
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """A machine's key, as a request brought it: it narrows what its maker may do to `allows`, in one scope."""
+
+    id: str
+    name: str
+    scope: str
+    allows: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """A signed-in user: object id, display name, application roles."""
+    """A signed-in user: object id, display name, application roles. `key`: a machine acts for them, with a key of theirs."""
 
     id: str
     name: str
     roles: frozenset[str] = frozenset()
+    key: Key | None = None
 
     @property
     def scope(self) -> str:
@@ -50,8 +61,9 @@ class Caller:
         return f"user:{self.id}"
 
     def as_dict(self) -> dict[str, str]:
-        """As documents and answers name a person."""
-        return {"id": self.id, "name": self.name}
+        """As documents and answers name a person, and the key that a machine of theirs used."""
+        person = {"id": self.id, "name": self.name}
+        return person if self.key is None else {**person, "key": self.key.name}
 
 
 def _unauthenticated(why: str) -> Problem:

@@ -63,6 +63,7 @@ TOMBSTONE_ID = "deleted"
 SECRETS_ID = "secrets"
 GROUP_ID = "group"
 PROFILE_ID = "profile"
+KEYS_ID = "keys"
 RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, TOMBSTONE_ID, SECRETS_ID, GROUP_ID})
 
 # Kinds of side effects
@@ -107,6 +108,10 @@ class DocumentType(StrEnum):
     """A file that was dropped for the workflow: the version that arrived last."""
     GROUP = "group"
     """A group: its name, and its members with their roles."""
+    KEYS = "keys"
+    """The machines' keys of a scope, as hashes. Never leaves the domain."""
+    KEY_EVENT = "key_event"
+    """A key was made, used or revoked."""
     PROFILE = "profile"
     """What a person chose: their active group."""
     OPERATOR_EVENT = "operator_event"
@@ -144,6 +149,9 @@ class EventType(StrEnum):
     REPAIR_REAPED = "repair.reaped"
     REPAIR_FREED = "repair.freed"
     REPAIR_RECEIPT = "repair.receipt"
+    KEY_CREATED = "key.created"
+    KEY_USED = "key.used"
+    KEY_REVOKED = "key.revoked"
     OPERATOR_CANCELLED = "operator.cancelled"
     """Of a run: an operator cancelled it."""
     OPERATOR_CANCEL_ORDERED = "operator.cancel_ordered"

@@ -89,6 +89,22 @@ ROLES: Mapping[Rule, frozenset[Role]] = {
 }
 """Which roles have a right in their group. These are the rules that hold in a scope."""
 
+
+class KeyScope(StrEnum):
+    """What a machine's key may be made for."""
+
+    START = "start"
+    READ = "read"
+    CANCEL = "cancel"
+
+
+KEY_RULES: Mapping[str, frozenset[Rule]] = {
+    KeyScope.START: frozenset({Rule.WORKFLOW_RUN}),
+    KeyScope.READ: frozenset({Rule.WORKFLOW_VIEW, Rule.DOCUMENTS_READ}),
+    KeyScope.CANCEL: frozenset({Rule.WORKFLOW_CANCEL}),
+}
+"""The rights that each opens, of those that its maker has. Nothing else is open to a key."""
+
 DECLARED: dict[str, Access] = {}
 """What each function of the app declared, by its name."""
 

@@ -16,6 +16,7 @@ from shared.model_client import ModelClient
 from shared.names import CONTAINER_FILE_SYNC
 from shared.queue_bodies import LargeBodies
 from shared.queues import QueueSender, SqliteQueue
+from shared.rate_limits import RateLimits
 from shared.settings import Settings, get_settings
 from shared.sqlite import Database
 from shared.store.announcing import AnnouncingStore
@@ -41,6 +42,7 @@ class Services:
     model: ModelClient
     watcher: Watcher
     live: LiveFeeds
+    limits: RateLimits
     database: Database | None
     """The file of what is local, if anything is."""
 
@@ -83,6 +85,7 @@ def make_services(settings: Settings) -> Services:
         ),
         watcher=Watcher(store, settings.poll_seconds),
         live=live,
+        limits=RateLimits(settings.starts_per_minute, settings.cancels_per_minute),
         database=database,
     )
 

@@ -105,6 +105,16 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "TRUESTOP_WEDGED_SECONDS", "3600", "An operation in flight for longer is among what operators see as wedged."
     ),
+    Setting("TRUESTOP_KEYS_MAX", "20", "Most machine keys of one person or group."),
+    Setting("TRUESTOP_KEY_DAYS_MAX", "365", "Longest life of a machine key, in days."),
+    Setting(
+        "TRUESTOP_STARTS_PER_MINUTE", "120", "Starts and resumes that one user or key may ask for, in each process."
+    ),
+    Setting("TRUESTOP_CANCELS_PER_MINUTE", "1200", "Cancels that one user or key may ask for, in each process."),
+    Setting("TRUESTOP_WORKFLOWS_MAX", "200", "Most workflows of one person or group (at most 1000)."),
+    Setting("TRUESTOP_STEPS_MAX", "64", "Most steps of a workflow (at most 64)."),
+    Setting("TRUESTOP_USER_RUNS_MAX", "100", "Most active runs in a person's own scope when another is asked for."),
+    Setting("TRUESTOP_GROUP_RUNS_MAX", "200", "The same in a group."),
     Setting("TRUESTOP_TOOL_MODULES", "", "Modules with further tools, comma-separated; imported at start."),
 )
 
@@ -156,9 +166,19 @@ class Settings:
     personal_workflows: bool
     group_workflows: bool
     wedged_seconds: float
+    keys_max: int
+    key_days_max: int
+    starts_per_minute: float
+    cancels_per_minute: float
+    workflows_max: int
+    steps_max: int
+    user_runs_max: int
+    group_runs_max: int
     tool_modules: tuple[str, ...]
 
 
+MOST = 1000
+"""What is counted is counted in one page of the store."""
 CHOICES = {"TRUESTOP_STORE": ("sqlite", "cosmos"), "TRUESTOP_STORAGE": ("local", "azure")}
 
 
@@ -217,6 +237,9 @@ def load(environment: Mapping[str, str]) -> Settings:
             wrong.append(f"{name} must be one of {', '.join(CHOICES[name])}, not {text!r}")
     if values.get("store") == "cosmos":
         wrong += _wrong_about_cosmos(values["cosmos_endpoint"], values["cosmos_key"])
+    for name in ("workflows_max", "user_runs_max", "group_runs_max"):
+        if values.get(name, 0) > MOST:
+            wrong.append(f"TRUESTOP_{name.upper()} must be at most {MOST}")
     if not wrong and values["receipt_days"] <= values["retention_days"]:
         wrong.append("TRUESTOP_RECEIPT_DAYS must be more than TRUESTOP_RETENTION_DAYS")
     if wrong:

@@ -24,6 +24,10 @@ _NOT_INHERITED = ("TRUESTOP_", "WEBSITE_", "OPENAI_", "FUNCTIONS_", "AzureWebJob
 """Settings of the machine that would make its hosts behave unlike others'."""
 
 
+HURRIED = {"TRUESTOP_STARTS_PER_MINUTE": "1000000", "TRUESTOP_CANCELS_PER_MINUTE": "1000000"}
+"""A test asks more often than a person may."""
+
+
 class HostEnded(AssertionError):
     """It ended while it was being started."""
 
@@ -34,7 +38,7 @@ class Host:
     def __init__(self, data: Path, environment: Mapping[str, str] | None = None, workers: int = 0) -> None:
         self.data, self.workers = data, workers
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
-        self._environment = {**inherited, **(environment or {})}
+        self._environment = {**inherited, **HURRIED, **(environment or {})}
         self._log = data.parent / f"{data.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._port = self._begin = 0
