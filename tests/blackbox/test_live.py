@@ -14,7 +14,7 @@ from tests.support.api import ENDED, Api, Json, ModelLog, Run
 from tests.support.host import Host
 from tests.support.sse import Event, parse
 
-pytestmark = pytest.mark.several_processes
+several_processes = pytest.mark.several_processes
 ECHO = {"kind": "tool", "tool": "echo", "arguments": {"value": "x"}}
 WINDOWS = 500
 """No stream of these tests takes as many."""
@@ -80,6 +80,7 @@ def assert_told(run: Run, before: Json, stream: Stream) -> None:
     assert stream.of("run")[-1] == run.get()
 
 
+@several_processes
 def test_a_run_is_followed_while_its_model_writes(api: Api, model: ModelLog) -> None:
     """Guards the page's live text, and that the stream ends by itself."""
     run = api.workflow(ECHO, model_step(api, 120)).start()
@@ -94,6 +95,7 @@ def test_a_run_is_followed_while_its_model_writes(api: Api, model: ModelLog) -> 
     assert stream.get().status_code == 204
 
 
+@several_processes
 @pytest.mark.parametrize("seed", [1, 2])
 def test_connections_that_break_lose_nothing_and_repeat_nothing(api: Api, seed: int) -> None:
     """Each answer is cut off somewhere, as by a train in a tunnel."""
@@ -104,6 +106,7 @@ def test_connections_that_break_lose_nothing_and_repeat_nothing(api: Api, seed: 
     assert_told(run, before, stream)
 
 
+@several_processes
 def test_a_cancel_is_told_with_its_receipt_and_closing_a_window_is_none(api: Api, model: ModelLog) -> None:
     run = api.workflow(model_step(api, 5000)).start()
     before = snapshot(run)
