@@ -87,15 +87,15 @@ def killed(start_host: StartHost, client: httpx.Client, base_url: str) -> Iterat
     host = start_host(**settings_with_model_of(base_url))
     phases = Phases(host, client)
     starting = [Run(Api(phases.client).workflow(ECHO, ECHO), f"start-{number}") for number in range(16)]
-    fan_out = {**stream("KEY", 100), "kind": "analyze_documents", "documents": {"prefix": ""}, "parallel": 3}
+    fan_out = {**stream("KEY", 300), "kind": "analyze_documents", "documents": {"prefix": ""}, "parallel": 3}
     wait = {"prompt": "[[status=503 times=1 key=KEY]][[tokens=3]]Go", "retries": {"max": 2, "backoff_seconds": 1.5}}
     retried = phases.begin("retry", {**stream("KEY", 3), **wait}, ECHO)
-    phases.begin("stream", stream("KEY", 200), ECHO)
+    phases.begin("stream", stream("KEY", 500), ECHO)
     phases.begin("lost", stream("KEY", 2000), ECHO)
     phases.begin("stopping", {"kind": "tool", "tool": "sleep", "arguments": {"seconds": 60, "blocking": True}}, ECHO)
     phases.begin("answered", stream("KEY", 2000), ECHO)
     phases.begin("fan_out", fan_out, ECHO)
-    talk = turn(call("echo", value="before"), call("talker", input="[[key=KEY tokens=200 delay=10ms]]Talk"))
+    talk = turn(call("echo", value="before"), call("talker", input="[[key=KEY tokens=500 delay=10ms]]Talk"))
     phases.begin("agent", agent_step("KEY", talk, tools=["echo"], agents=[sub_agent("talker")]), ECHO)
     eventually_sync(lambda: retried.executions().get("s01.m", {}).get("error"))
     eventually_sync(lambda: phases.runs["lost"].executions().get("s01.m", {}).get("output_preview"))
@@ -300,7 +300,7 @@ def test_a_host_that_slept_for_longer_than_the_fence_goes_on(
         model = ModelLog(client, api.user)
         for number in range(4):
             api.upload(f"{number}.txt", b"A few words.")
-        say = stream(api.user, 50)
+        say = stream(api.user, 200)
         reading = {**say, "kind": "analyze_documents", "documents": {"prefix": ""}, "retries": {"max": 0}}
         runs = [api.workflow(one, ECHO).start() for one in (reading, {**say, "retries": {"max": 0}})]
         model.streaming(5, tokens=5)
