@@ -53,7 +53,7 @@ async def list_workflows(call: Call) -> Answer:
 
 
 async def create_workflow(call: Call) -> Answer:
-    """POST {base}. With `?dry_run=true` nothing is created: it answers whether it would be, and when it would first run."""
+    """POST {base}. With `?dry_run=true` nothing is created: 200 says whether it would be."""
     data = call.json()
     if call.choice("dry_run", ["true", "false"]) == "true":
         return Answer(200, workflows.check(call.services, data))

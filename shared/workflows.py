@@ -66,14 +66,18 @@ def _secrets_write(services: Services, definition: Definition, known: Document |
 
 
 def check(services: Services, data: Any) -> dict[str, Any]:
-    """What a definition would begin with: its `next_run_at`. Raises `Problem` 422.
+    """Whether `data` would be saved: `valid`, the `errors` by field, and the `next_run_at` that it would begin with.
 
     Whether secrets are there is not asked: only saving tells, since a workflow may have them already.
     """
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key not in READ_ONLY}
+    try:
+        definition = parse_definition(data, services.settings)
+    except Problem as problem:
+        return {"valid": False, "errors": [dict(error) for error in problem.errors], "next_run_at": None}
     moment = now()
-    return {"next_run_at": _next_run_at(parse_definition(data, services.settings), moment, moment)}
+    return {"valid": True, "errors": [], "next_run_at": _next_run_at(definition, moment, moment)}
 
 
 async def create(services: Services, scope: str, data: Any) -> Document:

@@ -2,7 +2,7 @@
 
 import { Problem, get } from "./api.js";
 import { fill, h } from "./dom.js";
-import { failure, message, signInAddress } from "./parts.js";
+import { failure, notice, signInAddress } from "./parts.js";
 import { address, go, parse, route } from "./router.js";
 
 const VIEWS = {
@@ -59,7 +59,7 @@ async function show() {
     if (moved) scrollTo(0, 0);
     if (found.view === "missing") {
       title("Not found");
-      fill(root, message("There is no such page", "The address leads nowhere here.", h("a", { class: "button", href: "/" }, "To the workflows")));
+      fill(root, notice("There is no such page", "The address leads nowhere here.", h("a", { class: "button", href: "/" }, "To the workflows")));
     } else {
       const placeName = found.place?.kind === "group" ? (groups.find((group) => group.id === found.place.id)?.name ?? "Group") : "Workflows";
       const view = await VIEWS[found.view]();

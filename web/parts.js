@@ -29,9 +29,14 @@ export function crumbs(...links) {
     h("ol", {}, links.map(([label, href]) => h("li", {}, href ? h("a", { href }, label) : h("span", { "aria-current": "page" }, label)))));
 }
 
-/** A view's message in place of content. */
-export function message(title, detail, ...actions) {
-  return h("div", { class: "message" }, h("h2", {}, title), detail && h("p", {}, detail), actions.length ? h("p", { class: "row" }, actions) : null);
+/** A message in place of a part of a view. */
+export const message = (title, detail, ...actions) => said("h2", title, detail, actions);
+
+/** A message in place of a whole view. */
+export const notice = (title, detail, ...actions) => said("h1", title, detail, actions);
+
+function said(heading, title, detail, actions) {
+  return h("div", { class: "message" }, h(heading, { tabindex: -1 }, title), detail && h("p", {}, detail), actions.length ? h("p", { class: "row" }, actions) : null);
 }
 
 /** The address to sign in at, which leads back here. */
@@ -41,13 +46,13 @@ export const signInAddress = () => `/.auth/login/aad?post_login_redirect_uri=${e
 export function failure(problem, again) {
   const retry = h("button", { type: "button", onclick: again }, "Try again");
   const home = h("a", { class: "button", href: "/" }, "To the workflows");
-  if (!(problem instanceof Problem)) return message("This view failed", String(problem.message || problem), retry);
-  if (problem.status === 0) return message("You are offline", "The service can't be reached. Whatever runs goes on without this page.", retry);
-  if (problem.status === 401) return message("You are signed out", "Sign in to see your workflows and runs.", h("a", { class: "button primary", href: signInAddress() }, "Sign in"));
-  if (problem.status === 403) return message("You may not see this", problem.message, home);
-  if (problem.status === 404) return message("There is nothing here", "It was deleted, or you may not see it.", home);
-  if (problem.status === 503) return message("The service is busy or its store is away", problem.message, retry);
-  return message("Something went wrong", problem.message, retry);
+  if (!(problem instanceof Problem)) return notice("This view failed", String(problem.message || problem), retry);
+  if (problem.status === 0) return notice("You are offline", "The service can't be reached. Whatever runs goes on without this page.", retry);
+  if (problem.status === 401) return notice("You are signed out", "Sign in to see your workflows and runs.", h("a", { class: "button primary", href: signInAddress() }, "Sign in"));
+  if (problem.status === 403) return notice("You may not see this", problem.message, home);
+  if (problem.status === 404) return notice("There is nothing here", "It was deleted, or you may not see it.", home);
+  if (problem.status === 503) return notice("The service is busy or its store is away", problem.message, retry);
+  return notice("Something went wrong", problem.message, retry);
 }
 
 /** Load and show a view: nothing for a moment, then that it loads, then what `work` makes, or why it could not. */

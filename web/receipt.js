@@ -57,11 +57,11 @@ export function receiptView(run) {
   ];
   return h("div", { class: "receipt" },
     h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    h("h3", {}, "In flight when it was asked for"),
+    h("h2", {}, "In flight when it was asked for"),
     cancel.in_flight.length ? table(["Operation", "Kind", "Ended", "Outcome"], cancel.in_flight.map((one) => [
       one.name, words(one.kind), one.ended_at ? after(one.ended_at) : "not yet", OUTCOMES[one.outcome] ?? "Still at work"]))
       : h("p", { class: "muted" }, "Nothing was."),
-    h("h3", {}, "What others can see of this run"),
+    h("h2", {}, "What others can see of this run"),
     cancel.side_effects.length ? table(["What", "Kind", "When"], cancel.side_effects.map((one) => [
       `${one.what}${one.done ? "" : " (perhaps)"}`, words(one.kind), time(one.at)]))
       : h("p", { class: "muted" }, "Nothing was written, sent or changed."));

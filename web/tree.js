@@ -100,13 +100,14 @@ export class TreeView {
 
   make(path) {
     const parts = {
+      said: h("span", { class: "hidden-text" }),
       twist: h("span", { class: "twist" }), mark: h("span", { class: "mark" }), name: h("span", { class: "node-name" }),
       kind: h("span", { class: "kind" }), progress: h("span", { class: "progress" }), snippet: h("span", { class: "snippet" }),
-      bar: h("span", { class: "bar" }), took: h("span", { class: "took" }),
+      bar: h("span", { class: "bar" }), took: h("span", { class: "took", "aria-hidden": "true" }),
     };
-    const el = h("div", { role: "treeitem", id: idOf(path), class: "node" },
-      h("span", { class: "label" }, parts.twist, parts.mark, parts.name, parts.kind, parts.progress, parts.snippet),
-      h("span", { class: "lane" }, parts.bar), parts.took);
+    const el = h("div", { role: "treeitem", id: idOf(path), class: "node" }, parts.said,
+      h("span", { class: "label", "aria-hidden": "true" }, parts.twist, parts.mark, parts.name, parts.kind, parts.progress, parts.snippet),
+      h("span", { class: "lane", "aria-hidden": "true" }, parts.bar), parts.took);
     el.parts = parts;
     el.dataset.path = path;
     this.drawn.set(path, el);
@@ -137,7 +138,7 @@ export class TreeView {
       set(el, { "aria-expanded": inner ? String(!folded) : null });
       el.dataset.status = node.status;
       parts.bar.className = `bar bar-${node.status}`;
-      set(el, { "aria-label": `${node.name}, ${words(node.kind)}, ${statusWord(node.status)}` });
+      text(parts.said, `${node.name}, ${words(node.kind)}, ${statusWord(node.status)}`);
     }
     text(parts.name, node.name);
     text(parts.kind, node.kind === "step" || node.kind === "item" ? "" : words(node.kind).toLowerCase());

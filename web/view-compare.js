@@ -28,7 +28,7 @@ export function show({ root, place, workflow, run, signal, title }) {
     const [before, was, is] = await Promise.all([
       get(path(old), signal), all(path(old, "executions"), signal), all(path(run, "executions"), signal)]);
     fill(root, head,
-      table(["", "Before", "After"], [
+      table(["What", "Before", "After"], [
         ["Run", link(before.id, "the run before"), link(after.id, "this run")],
         ["Status", badge(before.status), badge(after.status)], ["Took", took(before), took(after)],
         ...["completed", "failed", "cancelled"].map((name) => [words(name), String(before.counts[name]), String(after.counts[name])]),

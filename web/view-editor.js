@@ -161,7 +161,9 @@ class Editor {
     const asked = JSON.stringify(this.definition);
     try {
       const { data } = await call("POST", withQuery(api(this.place), { dry_run: "true" }), { body: this.definition, signal: this.signal });
-      if (asked === JSON.stringify(this.definition)) this.accepted(data);
+      if (asked !== JSON.stringify(this.definition)) return;
+      if (data.valid) this.accepted(data);
+      else this.refused(data, this.every);
     } catch (error) {
       if (error.name !== "AbortError" && asked === JSON.stringify(this.definition)) this.refused(error, this.every);
     }

@@ -128,7 +128,7 @@ class WorkflowView {
   row(first) {
     let run = first;
     const state = badge(run.status);
-    const name = h("a", { href: address(this.place, run.workflow_id, "runs", run.id), "aria-label": `Run of ${new Date(run.created_at).toLocaleString()}` }, state);
+    const name = h("a", { href: address(this.place, run.workflow_id, "runs", run.id) }, state, h("span", { class: "hidden-text" }, ` run of ${new Date(run.created_at).toLocaleString()}`));
     const spent = h("td", { class: "number" });
     const stop = new StopControl({
       path: () => api(this.place, [run.workflow_id, "runs", run.id, "cancel"]), name: "this run",
