@@ -100,7 +100,7 @@ async def _taken(
         outcome = await _ask(services, ref, run, agent, turns, messages)
         return outcome if outcome["status"] != Ex.COMPLETED else await _conclude(services, ref, agent, turns)
     except StepFailed as error:
-        return {"status": Ex.FAILED, "error": {"code": error.code, "message": error.detail}}
+        return {"status": Ex.FAILED, "error": error.facts()}
 
 
 async def _find(services: Services, ref: RunRef, step: AgentStep, path: str) -> Agent:

@@ -50,7 +50,7 @@ async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, An
         else:
             names = await _item_names(services, ref, run, step)
     except StepFailed as error:
-        failure = {"code": error.code, "message": error.detail}
+        failure = error.facts()
     try:
         if container["status"] == Ex.PENDING:
             await open_container(

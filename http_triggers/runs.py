@@ -31,7 +31,8 @@ from shared.views import run_view
 
 log = logging.getLogger(__name__)
 
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RUN_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
+"""It is a part of the names of blobs, none of which may end with a dot."""
 MAX_INPUT_BYTES = 256 * 1024
 RUN = WORKFLOW + "/runs/{rid}"
 
@@ -87,7 +88,10 @@ def start_of(call: Call, run_id: str | None, given: Any, partition: Partition) -
         made = new_ulid()
         return Start(made, made, given, by)
     if not RUN_ID.fullmatch(run_id) or run_id in names.RESERVED_IDS:
-        message = "must be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, and not be reserved"
+        message = (
+            "must be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, not end with '.', "
+            "and not be reserved"
+        )
         raise invalid([{"field": "run_id", "message": message}], "the body")
     # Instances are named across all users: another user's run of the same id must be another instance.
     owner = hashlib.sha256(f"{partition.scope}/{partition.workflow_id}".encode()).hexdigest()[:20]

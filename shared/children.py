@@ -111,7 +111,7 @@ async def _refuse_cycle(services: Services, run: Document, workflow_id: str) -> 
 async def _failed(services: Services, begun: Begun, child: Child, error: StepFailed) -> Outcome:
     """End the operation whose child could not be created; while its workflow is busy, perhaps to try again."""
     again = error.retryable and begun.failures < child.retries.max
-    facts = {"code": error.code, "message": error.detail}
+    facts = error.facts()
     ending = Ending(Ex.PENDING if again else Ex.FAILED, error=facts)
     try:
         run = await patiently(lambda: finish(services.store, begun, ending))

@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+MAX_CODE, MAX_DETAIL = 64, 4000
+
 
 class TruestopError(Exception):
     """Base of all errors that are ours. The arguments are kept as given, so every error pickles."""
@@ -120,6 +122,10 @@ class StepFailed(TruestopError):
         super().__init__(code, detail, retryable, retry_after)
         self.code, self.detail, self.retryable, self.retry_after = code, detail, retryable, retry_after
         self.message = f"{code}: {detail}"
+
+    def facts(self) -> dict[str, str]:
+        """What an execution's `error` holds: bounded, and text that can be stored whatever a tool's error said."""
+        return {"code": self.code[:MAX_CODE], "message": self.detail[:MAX_DETAIL].encode("utf-8", "replace").decode()}
 
 
 class NoCurrentRun(TruestopError):

@@ -31,7 +31,7 @@ SET_BY_AZURE = (
 )
 """By which the Functions host knows its plan (`EnvironmentExtensions.cs`). Flex Consumption may set only the pod's name."""
 # What may stand in a scope: document ids and partition keys can't hold / \ # ?
-ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
+ID_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,126}[A-Za-z0-9_@+-])?")
 
 SCOPE_PATTERN = re.compile(rf"(user|group):{ID_PATTERN.pattern}")
 

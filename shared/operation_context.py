@@ -137,7 +137,7 @@ class OperationContext:
         if isinstance(error, RunCancelled):
             return Ending(Ex.CANCELLED, cancel_outcome=CancelOutcome.STOPPED)
         status = Ex.PENDING if self._may_retry(error) else Ex.FAILED
-        return Ending(status, error={"code": error.code, "message": error.detail})
+        return Ending(status, error=error.facts())
 
     async def _end_inner(self, begun: Begun, ending: Ending) -> None:
         """Write an inner operation's end, also while a cancel keeps knocking."""

@@ -74,7 +74,7 @@ async def keep_part(blobs: BlobStore, ref: RunRef, path: str, attempt: int, text
     """Keep a text that is only part of an output; of one that can't be stored just now, its beginning."""
     try:
         return await keep(blobs, ref, path, attempt, text)
-    except StoreError as error:
+    except (StoreError, ValueError) as error:
         log.warning("of the partial output of %s only the beginning is kept: %s", ref.execution_id(path), error)
         return Output(preview(text))
 

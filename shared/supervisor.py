@@ -338,13 +338,13 @@ class _Supervision:
             try:
                 whole = await patiently(lambda: keep(self.services.blobs, self.ref, path, attempt, task.result()))
                 return Ending(Ex.COMPLETED, whole, events=tuple(self.context.events))
-            except (Throttled, Unavailable) as away:
-                error = self._explain(away)
+            except Exception as unkept:  # whatever it is, the operation has to end on record
+                error = self._explain(unkept)
         partial = self.context.texts.get(path)
         output = await keep_part(self.services.blobs, self.ref, path, attempt, partial.text()) if partial else None
         if not isinstance(error, StepFailed):
             return Ending(Ex.CANCELLED, output, cancel_outcome=CancelOutcome.STOPPED)
-        facts = {"code": error.code, "message": error.detail}
+        facts = error.facts()
         if self._may_retry(error):
             return Ending(Ex.PENDING, error=facts)
         return Ending(Ex.FAILED, output, facts, halts=self.halts)

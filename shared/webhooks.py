@@ -174,7 +174,7 @@ def _check_status(response: httpx.Response, url: str) -> None:
 
 async def _failed(services: Services, delivery: Document, error: StepFailed) -> Outcome:
     """Record a failed attempt: the delivery goes to its next turn, or is given up."""
-    why = {"code": error.code, "message": error.detail}
+    why = error.facts()
     if not error.retryable or delivery["attempts"] >= MAX_ATTEMPTS:
         log.warning("delivery %s is given up: %s", delivery["id"], error)
         await _move(services, delivery, status=DeliveryStatus.FAILED, ended_at=now(), error=why)

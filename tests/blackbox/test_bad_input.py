@@ -237,7 +237,7 @@ def test_our_own_page_may_change_things(api: Api, client: httpx.Client) -> None:
     assert api.request("POST", WORKFLOWS, json=GOOD, headers=own).status_code == 201
 
 
-@pytest.mark.parametrize("run_id", ["", "a b", "-a", "ä", "a/b", "a:b", "x" * 65, 7, "workflow", "lock", "group"])
+@pytest.mark.parametrize("run_id", ["", "a b", "-a", "a.", "ä", "a/b", "a:b", "x" * 65, 7, "workflow", "lock", "group"])
 def test_a_run_id_that_cannot_be_used_is_422(api: Api, run_id: Any) -> None:
     """Guards the partition's reserved ids and what the Durable backend can't take."""
     workflow = api.workflow(ECHO)

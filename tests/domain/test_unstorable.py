@@ -1,0 +1,59 @@
+"""Outcomes that can't be stored as they are: the operation ends on record all the same, so that its run can end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import MAX_CODE, MAX_DETAIL, StepFailed
+from shared.tools import registry
+from tests.support.world import World, open_world, streaming
+
+STEP = {"kind": "tool", "tool": "odd"}
+HALF_A_PAIR = "no file \udc80.txt"
+"""What Python makes of a file's name that is no UTF-8."""
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(HALF_A_PAIR), StepFailed("odd_failed", HALF_A_PAIR), StepFailed("c" * 9000, "d" * 3_000_000)]
+)
+async def test_an_error_that_can_not_be_stored_is_told_as_text_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Guards the end of a failed operation: a store refuses half of a surrogate pair, and over 2 MB."""
+    monkeypatch.setattr(registry, "_tools", dict(registry._tools))
+
+    async def odd() -> None:
+        raise error
+
+    registry.tool(odd)
+    async with open_world(tmp_path) as world:
+        ref = await world.start(await world.workflow(STEP))
+        assert await world.drive(ref) == "failed"
+        call = (await world.executions(ref))["s01.c0"]["error"]
+        assert (await world.run(ref))["in_flight"] == 0
+        assert len(call["code"]) <= MAX_CODE
+        assert len(call["message"]) <= MAX_DETAIL
+        call["message"].encode()
+
+
+async def test_an_output_that_can_not_be_kept_fails_its_operation(tmp_path: Path) -> None:
+    """Guards the end of an operation whose whole or partial output the blob store refuses for good."""
+    async with open_world(tmp_path, streaming(4000, 0)) as world:
+        refuse(world)
+        ref = await world.start(await world.workflow({"kind": "model", "prompt": "Go"}))
+        assert await world.drive(ref) == "failed"
+        model = (await world.executions(ref))["s01.m"]
+        assert (model["status"], model["error"]["code"]) == ("failed", "internal_error")
+        assert (await world.run(ref))["in_flight"] == 0
+
+
+def refuse(world: World) -> None:
+    """Let the world's blob store take nothing."""
+
+    async def put(name: str, data: bytes, content_type: str) -> Any:
+        raise ValueError(f"{name!r} can't be a name")
+
+    world.services.blobs.put = put  # type: ignore[method-assign]
