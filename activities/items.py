@@ -67,7 +67,8 @@ async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, An
 async def _item_names(services: Services, ref: RunRef, run: Document, step: AnyFanOut) -> list[str]:
     if isinstance(step, FetchUrlsStep):
         values = await values_for(services, run, ref, step)
-        return [templates.render(url, values) for url in step.urls]
+        # One that is too long is told by its item, whose name it is.
+        return [templates.render(url, values)[: web.MAX_URL + 1] for url in step.urls]
     if isinstance(step, FileSyncStep):
         return await source_paths(services, ref, run, step)
     return await document_names(services, run, ref, step.documents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Problem
@@ -15,7 +16,7 @@ from shared.views import side_effects
 if TYPE_CHECKING:
     from shared.services import Services
 
-MAX_SHOWN = 1000
+PAGE = 500
 
 
 async def cancel_receipt(services: Services, run: Document) -> dict[str, Any]:
@@ -39,16 +40,14 @@ async def cancel_receipt(services: Services, run: Document) -> dict[str, Any]:
 
 
 async def executions_of(services: Services, run: Document) -> list[Document]:
-    """The run's executions in path order, at most `MAX_SHOWN`."""
-    page = await services.store.query(
-        Query(
-            DocumentType.EXECUTION,
-            run_ref(run).partition,
-            where=(Prefix("id", f"{run['id']}:"),),
-            limit=MAX_SHOWN,
-        )
-    )
-    return page.items
+    """All of the run's executions, in path order."""
+    own = Query(DocumentType.EXECUTION, run_ref(run).partition, (Prefix("id", f"{run['id']}:"),), limit=PAGE)
+    page = await services.store.query(own)
+    found = page.items
+    while page.next is not None:
+        page = await services.store.query(replace(own, after=page.next))
+        found += page.items
+    return found
 
 
 def _was_in_flight(execution: Document, run: Document) -> bool:

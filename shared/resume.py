@@ -35,6 +35,7 @@ from shared.executions import (
     step_path,
     turn_model_path,
 )
+from shared.jsontext import dumps
 from shared.names import ARTIFACT, Kind
 from shared.operations import run_guard
 from shared.outputs import Output, as_text, preview
@@ -43,10 +44,11 @@ from shared.services import Services
 from shared.states import ACTIVE_RUN, RunStatus
 from shared.states import ExecutionStatus as Ex
 from shared.steps import FANS_OUT, parse_step
+from shared.store.limits import utf8_size
 from shared.store.port import Create, Document, Op, Partition, Patch
 
-COPY_BATCH = 80
-"""Executions copied in one transaction."""
+COPY_BATCH, COPY_BYTES = 80, 1024 * 1024
+"""Executions copied in one transaction, and the most that they hold: a transaction takes 2 MB."""
 REUSED = (
     *(
         "attempt",
@@ -119,11 +121,22 @@ async def copy_finished(services: Services, run: Document) -> None:
         if not left:
             return
         try:
-            await services.store.transact(ref.partition, _write(ref, left[:COPY_BATCH]))
+            await services.store.transact(ref.partition, _write(ref, _batch(left)))
         except Conflict:
             continue  # another delivery of this is at it
         except ConditionFailed:
             return  # cancelled meanwhile
+
+
+def _batch(copies: list[Document]) -> list[Document]:
+    """The first of them that fit into one transaction, at least one."""
+    size, count = 0, 0
+    for one in copies[:COPY_BATCH]:
+        size += utf8_size(dumps(one))
+        if count and size > COPY_BYTES:
+            break
+        count += 1
+    return copies[:count]
 
 
 def _write(ref: RunRef, batch: list[Document]) -> list[Op]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shared.documents import Documents
 from shared.errors import Problem
 from shared.executions import RunRef, run_ref
 from shared.ids import new_ulid
@@ -69,6 +70,27 @@ def slow_from(number: int) -> Any:
         return await (streaming(10_000) if seen >= number else at_once)(request, on_text)
 
     return script
+
+
+async def test_a_run_with_many_large_outputs_is_resumed(tmp_path: Path) -> None:
+    """Guards the limit of a transaction: what is copied at once has to fit into 2 MB, whatever was said."""
+
+    async def long(request: Any, on_text: Any) -> str:
+        return "\n" * 16_000
+
+    async with open_world(tmp_path, long) as world:
+        documents = Documents(world.services.blobs, "user:alice")
+        for number in range(45):
+            await documents.put(f"{number}.txt", b"\n" * 16_000 + b"text", "text/plain")
+        sleep = {"kind": "tool", "tool": "sleep", "arguments": {"seconds": 3600}}
+        old = await world.start(await world.workflow({**READ, "parallel": 8}, sleep))
+        driving = asyncio.create_task(world.drive(old))
+        await eventually(lambda: world.executions_at(old, "s02.c0"), 30)
+        await world.cancel(old)
+        await driving
+        ref = await start_resumed(world, old)
+        assert (await world.begin(ref))["status"] == "running"
+        assert len(await world.executions(ref)) == 1 + 2 * 45 + 1
 
 
 async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path) -> None:

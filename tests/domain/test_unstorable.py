@@ -57,3 +57,14 @@ def refuse(world: World) -> None:
         raise ValueError(f"{name!r} can't be a name")
 
     world.services.blobs.put = put  # type: ignore[method-assign]
+
+
+async def test_an_address_of_any_length_is_told_by_its_item(tmp_path: Path) -> None:
+    """Guards items, whose name is their address: rendered of an output it may be as long as that."""
+    long = {"kind": "tool", "tool": "echo", "arguments": {"value": "x" * 200_000}}
+    pages = {"kind": "fetch_urls", "urls": ["https://example.org/{{steps.step0.output}}"] * 20}
+    async with open_world(tmp_path) as world:
+        ref = await world.start(await world.workflow(long, pages))
+        assert await world.drive(ref) == "failed"
+        item = (await world.executions(ref))["s02.i001"]
+        assert item["error"]["code"] == "fetch_url_invalid"
