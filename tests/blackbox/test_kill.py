@@ -149,7 +149,7 @@ def test_a_run_killed_in_its_stream_is_taken_over_and_completes_once(killed: Kil
     assert_ended_whole(run)
     tree = run.executions()
     assert tree["s01.m"]["attempt"] >= 2
-    assert len(tree["s01.m"]["output_preview"].split()) == 200
+    assert len(tree["s01.m"]["output_preview"].split()) == 500
     assert_asked_again(killed.models["stream"], 1)
     assert_instances_ended(killed, run)
     assert_workflow_free(run)
