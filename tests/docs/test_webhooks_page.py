@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks import WebhookVerificationError
 
 from shared.webhooks import send
+from tests.support.pages import blocks
 from tests.support.receiver import SECRET, headers_of, receiving
-
-GUIDE = (Path(__file__).parents[1] / "docs/webhooks.md").read_text()
 
 
 async def test_the_receivers_snippet_verifies_a_real_message() -> None:
     """Guards the snippet that people copy."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", GUIDE, re.M | re.S)
+    (code,) = (block.text for block in blocks("docs/webhooks.md") if block.language == "python")
     namespace: dict[str, Any] = {}
     exec(compile(code, "webhooks.md", "exec"), namespace)
     receive = namespace["receive"]

@@ -1,0 +1,1 @@
+"""Documentation is tested: what its pages show is run, and what they name exists."""
