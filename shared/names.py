@@ -66,6 +66,9 @@ PROFILE_ID = "profile"
 KEYS_ID = "keys"
 RESERVED_IDS = frozenset({WORKFLOW_ID, LOCK_ID, TOMBSTONE_ID, SECRETS_ID, GROUP_ID})
 
+REMOVING = "removing"
+"""The field of a run that is being removed because of its age: no run is resumed from it any more."""
+
 # Kinds of side effects
 ARTIFACT = "artifact"
 NOTIFICATION = "notification"

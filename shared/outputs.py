@@ -79,6 +79,19 @@ async def keep_part(blobs: BlobStore, ref: RunRef, path: str, attempt: int, text
         return Output(preview(text))
 
 
+async def adopt(blobs: BlobStore, document: Document, ref: RunRef, path: str, attempt: int) -> Output:
+    """The output that an execution's document holds, as one of `path`: its blob is copied, for it goes with its own run.
+
+    Raises `NotFound` when the blob is gone.
+    """
+    name: str | None = document["output_ref"]
+    if name is not None:
+        blob = await blobs.get(name)
+        name = f"{blob_folder(OUTPUTS, ref)}{path}.{attempt}"
+        await blobs.put(name, blob.data, blob.info.content_type)
+    return Output(document["output_preview"], document["output_format"], name)
+
+
 async def load(blobs: BlobStore, document: Document) -> Any:
     """The whole output that an execution's document holds or refers to; None if it has none."""
     text: str | None = document["output_preview"]

@@ -23,14 +23,14 @@ from itertools import groupby, pairwise
 
 from shared.errors import NotFound, StoreError
 from shared.ids import to_text
-from shared.names import OUTCOME_LOST, DocumentType
+from shared.names import OUTCOME_LOST, REMOVING, DocumentType
 from shared.orchestration import Orchestrations
 from shared.queue_bodies import PREFIX as MESSAGES
 from shared.queue_intake import RECORD_SECONDS
 from shared.removal import remove_rest, remove_run
 from shared.services import Services
 from shared.states import TERMINAL_RUN
-from shared.store.port import Compare, Delete, Document, FieldIn, Op, Partition, Query
+from shared.store.port import Compare, Delete, Document, FieldIn, Op, Partition, Patch, Query
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +94,24 @@ async def _runs(work: _Pass) -> None:
 
 
 async def _run(work: _Pass, run: Document) -> None:
-    partition = Partition(run["scope"], run["workflow_id"])
+    """Remove an old run, unless a later one refers to its outputs.
+
+    It is marked before that is looked for: a run that is resumed from it starts before the mark, and is seen, or never.
+    """
+    partition = _partition(run)
+    await _mark(work, run, True)
     later = Query(DocumentType.RUN, partition, (FieldIn("resumed_from", (run["id"],)),), limit=1)
     if (await work.services.store.query(later)).items:
-        return  # it refers to outputs of this one
-    if await remove_run(work.services, run):
+        await _mark(work, run, False)
+    elif await remove_run(work.services, run):
         work.removed["runs"] += 1
+
+
+async def _mark(work: _Pass, run: Document, removing: bool) -> None:
+    try:
+        await work.services.store.transact(_partition(run), [Patch(run["id"], set={REMOVING: removing})])
+    except NotFound:
+        pass  # another pass was quicker
 
 
 async def _receipts(work: _Pass) -> None:

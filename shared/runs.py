@@ -18,7 +18,7 @@ from shared.errors import AlreadyProduced, ConditionFailed, Conflict, NoLongerDu
 from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, new_execution, run_ref, step_path
 from shared.ids import now
-from shared.names import LOCK_ID, WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind, TriggerKind
+from shared.names import LOCK_ID, REMOVING, WORKFLOW_ID, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import run_guard
 from shared.permissions import refuse_off
 from shared.services import Services
@@ -92,7 +92,7 @@ async def start_run(
 
     The same run id again answers the same run. Raises `AlreadyProduced` when a key's receipt names another run, or one that
     is gone; `NoLongerDue` when `start.when` doesn't hold; `Problem` 409 `workflow_busy` with `active_run_id`,
-    `run_id_taken`; 403 `workflows_off`.
+    `run_id_taken`, `nothing_to_resume`; 403 `workflows_off`.
     """
     if start.parent is None:  # the children of a run that was started go with it
         refuse_off(services.settings, partition.scope)
@@ -109,10 +109,14 @@ async def start_run(
         event(start.run_id, EventType.RUN_QUEUED, trigger=start.trigger, requested_by=dict(start.requested_by)),
     ]
     ops.extend(_receipts(services, start, run))
+    if start.resumed_from is not None:
+        ops.append(Check(start.resumed_from, when=(FieldIn(REMOVING, (None, False)),)))
     for _ in range(START_TRIES):
         try:
             return (await store.transact(partition, ops))[2] or run, True
-        except (ConditionFailed, Conflict):
+        except (ConditionFailed, Conflict, NotFound) as error:
+            if error.document_id == start.resumed_from:
+                raise Problem(409, "nothing_to_resume", "the run is no longer kept") from None
             found = await _produced(services, partition, start)
             if found is not None:
                 return found, False
@@ -122,8 +126,6 @@ async def start_run(
                     409, "workflow_busy", f"run {active} is active", extra={"active_run_id": active}
                 ) from None
             # The run that was in the way has just ended: try again.
-        except NotFound:
-            raise Problem(404, "workflow_not_found", "there is no such workflow") from None
     # A lock without an active run is nothing that we leave behind: `reconcile` frees it when its lease is over.
     owner = lock["run_id"] if (lock := await _existing(services, partition, LOCK_ID)) is not None else None
     raise Problem(409, "workflow_busy", f"run {owner} still holds the lock", extra={"active_run_id": owner})

@@ -18,7 +18,7 @@ from shared.executions import ExecutionSpec, RunRef, run_ref, step_path
 from shared.ids import now
 from shared.names import LOCK_ID, WORKFLOW_ID, CancelOutcome, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import Begun, Ending, Superseded, finish, run_guard
-from shared.outputs import Output
+from shared.outputs import adopt
 from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION, RunStatus, WorkflowStatus, execution_sources
 from shared.states import ExecutionStatus as Ex
@@ -254,12 +254,16 @@ async def begun_again(services: Services, ref: RunRef, leaf: Document) -> Begun:
 
 
 async def _as_child_ended(services: Services, child: Document, run: Document, leaf: Document) -> Ending:
+    missing = Ending(Ex.FAILED, error={"code": "child_missing", "message": f"run {child['id']} is no longer kept"})
     if child["status"] is None:
-        return Ending(Ex.FAILED, error={"code": "child_missing", "message": f"run {child['id']} is no longer kept"})
+        return missing
     if child["status"] == RunStatus.COMPLETED:
-        last = await _last_output(services, child)
-        output = Output(last["output_preview"], last["output_format"], last["output_ref"]) if last else None
-        return Ending(Ex.COMPLETED, output)
+        try:
+            last = await _last_output(services, child)
+            own = (run_ref(run), leaf["path"], leaf["attempt"])
+            return Ending(Ex.COMPLETED, await adopt(services.blobs, last, *own) if last else None)
+        except NotFound:
+            return missing  # it is being removed just now
     if child["status"] == RunStatus.FAILED:
         message = f"run {child['id']} failed: {child['error']['message']}"
         return Ending(Ex.FAILED, error={"code": "child_failed", "message": message})

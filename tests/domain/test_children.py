@@ -13,10 +13,13 @@ import pytest
 from activities import child_runs
 from shared import children
 from shared.cancellation import run_blocking
+from shared.errors import NotFound
 from shared.executions import RunRef
 from shared.names import CancelSource
 from shared.narrow import cancel_execution
+from shared.outputs import load
 from shared.receipts import cancel_receipt
+from shared.removal import remove_run
 from shared.runs import CancelRequest
 from shared.store.port import Document, Op, Patch
 from tests.support.waiting import eventually
@@ -68,6 +71,39 @@ async def test_a_childs_output_is_its_steps_and_both_name_each_other(world: Worl
     tree = await world.executions(ref)
     assert [tree[path]["kind"] for path in ("s01", "s01.r")] == ["step", "child_run"]
     assert (tree["s01"]["output_preview"], tree["s02"]["output_preview"]) == ("hello", "<hello>")
+
+
+async def test_a_childs_large_output_outlives_its_run(world: World) -> None:
+    """Guards the parent, and runs that are resumed from it, against the retention or deletion of the child."""
+    child = await world.workflow({"kind": "tool", "tool": "echo", "arguments": {"value": "x" * 20_000}})
+    none = {"kind": "tool", "tool": "read_document", "arguments": {"name": "{{steps.step0.output}}"}}
+    ref = await world.start(await world.workflow(child_of(child), none))
+    assert await world.drive(ref) == "failed"
+    below = await child_ref(world, ref)
+    assert below is not None
+    assert await remove_run(world.services, await world.run(below))
+    for one in ("s01", "s01.r"):
+        assert await load(world.services.blobs, (await world.executions(ref))[one]) == "x" * 20_000
+
+
+async def test_a_child_that_is_removed_before_it_was_heard_of_fails_its_step(world: World) -> None:
+    """Guards the parent's end when the output that it should take over is gone: it must not wait for ever."""
+    child = await world.workflow({"kind": "tool", "tool": "echo", "arguments": {"value": "x" * 20_000}})
+    ref = await world.start(await world.workflow(child_of(child)))
+    await world.begin(ref)
+    await child_runs.start(world.services, ref, "s01")
+    below = await child_ref(world, ref)
+    assert below is not None
+    get = world.services.blobs.get
+
+    async def gone(name: str) -> Any:
+        raise NotFound(name)
+
+    world.services.blobs.get = gone  # type: ignore[method-assign]
+    assert await world.drive(below) == "completed"
+    world.services.blobs.get = get  # type: ignore[method-assign]
+    outcome = await children.end_child(world.services, ref, "s01")
+    assert outcome["error"]["code"] == "child_missing"
 
 
 async def test_a_child_that_fails_fails_its_step_and_says_why(world: World) -> None:

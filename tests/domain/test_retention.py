@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,12 +18,14 @@ from shared import workflows
 from shared.errors import AlreadyProduced, NotFound, Problem, Unavailable
 from shared.executions import RunRef
 from shared.names import DocumentType
+from shared.outputs import load as load_output
 from shared.queue_intake import REJECTED, reject
 from shared.removal import remove_run
+from shared.resume import Resume, resume_run
 from shared.retention import retain
 from shared.runs import Start, skip_run
 from shared.settings import SettingsError, load
-from shared.store.port import Document, Op, Partition, Patch, Query
+from shared.store.port import Delete, Document, Op, Partition, Patch, Query
 from tests.domain.test_reconcile_crashes import Crash, CrashingStore
 from tests.support.orchestrations import FakeOrchestrations
 from tests.support.world import ALICE, RecordingStore, World, open_world
@@ -107,6 +110,38 @@ async def test_a_run_that_a_kept_run_was_resumed_from_is_kept(world: World) -> N
     for _ in range(2):
         await retain(world.services, FakeOrchestrations(), LATER)
     assert [kind for kind, _ in await documents(world, old.partition)] == ["receipt", "receipt", "workflow"]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it is removed", "while it is removed"])
+async def test_a_run_is_resumed_whole_or_not_at_all_while_retention_looks_at_it(tmp_path: Path, late: bool) -> None:
+    """Guards a resumed run against outputs that go away under it: it starts first and they stay, or it never starts."""
+    started: list[bool] = []
+
+    async def before(ops: Sequence[Op]) -> None:
+        if started or late is not any(isinstance(op, Delete) for op in ops):
+            return
+        started.append(False)
+        start = Start("later", "later", None, ALICE)
+        with suppress(Problem):
+            await resume_run(world.services, ref.partition, workflow, run, start, Resume())
+            started[0] = True
+
+    async with open_world(tmp_path) as world:
+        failing = {"kind": "tool", "tool": "read_document", "arguments": {"name": "none.txt"}}
+        workflow = await world.workflow(STEPS[0], failing)
+        ref = await world.start(workflow, run_id="old")
+        assert await world.drive(ref) == "failed"
+        run = await world.run(ref)
+        store = RecordingStore(world.store)
+        store.before = before
+        removed = await retain(replace(world.services, store=store), FakeOrchestrations(), LATER)
+        assert started == [not late]
+        assert removed["runs"] == int(late)
+        if not late:
+            later = ref._replace(run_id="later")
+            await world.drive(later)
+            assert await load_output(world.services.blobs, (await world.executions(later))["s01"]) == "x" * 20_000
+            assert (await world.run(ref))["removing"] is False
 
 
 async def test_receipts_outlive_their_runs_and_go_at_last(world: World) -> None:
