@@ -166,6 +166,20 @@ def listing(items: list[Any], after: str | None) -> Answer:
 Handler = Callable[[Call], Awaitable[Answer]]
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A registered route: what the API's description is made of."""
+
+    method: str
+    route: str
+    handler: Handler
+    access: Access
+
+
+ROUTES: dict[str, Route] = {}
+"""Every route, by its function's name."""
+
+
 def add_route(
     blueprint: df.Blueprint,
     name: str,
@@ -182,6 +196,7 @@ def add_route(
     `starts_or_wakes`: it needs the Durable client.
     """
     access = declare(name, rule, place)
+    ROUTES[name] = Route(method, route, handler, access)
 
     async def plain(request: func.HttpRequest) -> func.HttpResponse:
         return await respond(access, handler, request, None)

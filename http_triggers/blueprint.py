@@ -13,6 +13,7 @@ from http_triggers import (
     history,
     keys,
     live,
+    openapi,
     page,
     resume,
     runs,
@@ -34,6 +35,7 @@ _MODULES = (
     groups,
     health,
     live,
+    openapi,
     page,
     tools,
 )

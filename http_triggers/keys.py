@@ -63,6 +63,8 @@ async def list_key_events(call: Call) -> Answer:
     """GET …/keys/{id}/events: made, used (at most once a minute), revoked; newest first."""
     limit, after = call.page()
     page = await call.query(keys.events(_scope(call), call.route("id"), limit, after))
+    if after is None and not page.items:
+        raise keys.not_found()
     return listing([keys.key_event_view(one) for one in page.items], page.next)
 
 

@@ -112,17 +112,18 @@ async def revoke(services: Services, caller: Caller, scope: str, key_id: str) ->
     found = await _read(services, scope)
     key = (found["keys"] if found is not None else {}).get(key_id)
     if key is None:
-        raise _not_found()
+        raise not_found()
 
     def removed(known: Mapping[str, Document]) -> dict[str, Document]:
         if key_id not in known:
-            raise _not_found()
+            raise not_found()
         return {one: value for one, value in known.items() if one != key_id}
 
     await _change(services, scope, removed, _event(key_id, EventType.KEY_REVOKED, caller.as_dict(), key["name"]))
 
 
-def _not_found() -> Problem:
+def not_found() -> Problem:
+    """The answer for a key that the scope doesn't have."""
     return Problem(404, "key_not_found", "there is no such key")
 
 

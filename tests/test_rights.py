@@ -83,7 +83,7 @@ GROUP_ROUTES = {
     "groups_keys_list": Row(AUTHORS, 200),
     "groups_keys_make": Row(AUTHORS, 201, KEY),
     "groups_keys_revoke": Row(AUTHORS, 404),
-    "groups_keys_events": Row(AUTHORS, 200),
+    "groups_keys_events": Row(AUTHORS, 404),
 }
 ABOUT_THE_CALLER = {
     "me": Row("", 200),
@@ -93,9 +93,9 @@ ABOUT_THE_CALLER = {
     "keys_list": Row("", 200),
     "keys_make": Row("", 201, KEY),
     "keys_revoke": Row("", 404),
-    "keys_events": Row("", 200),
+    "keys_events": Row("", 404),
 }
-FOR_ANYONE = {"health": 503, "page": 200, "page_views": 200, "page_assets": 404}
+FOR_ANYONE = {"health": 503, "openapi": 200, "openapi_docs": 200, "page": 200, "page_views": 200, "page_assets": 404}
 """Without a model the service is not well, and says so to anyone. No file of the page is named."""
 OPERATORS = {
     "admin_runs": Row("", 200),

@@ -50,6 +50,7 @@ class App:
         self,
         name: str,
         user: str | None,
+        /,
         body: Any = None,
         *,
         roles: tuple[str, ...] = (),
