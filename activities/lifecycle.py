@@ -25,6 +25,8 @@ async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
     if queued["status"] == RunStatus.QUEUED and queued["resume"] is not None:
         await copy_finished(services, queued)
     run = await begin_run(services, ref)
+    if run["status"] == RunStatus.CANCELLING:  # before it began, or by the time of a redelivery
+        run = await settle(services, ref)
     plan = [
         {
             "path": step_path(i),

@@ -22,7 +22,7 @@ from shared.names import LOCK_ID, REMOVING, WORKFLOW_ID, CancelSource, DocumentT
 from shared.operations import run_guard
 from shared.permissions import refuse_off
 from shared.services import Services
-from shared.settling import receipt_closed, receipt_id, report_to_parent, settle
+from shared.settling import receipt_closed, receipt_id, report_to_parent, settle_accepted
 from shared.states import TERMINAL_RUN, RunStatus, WorkflowStatus, sources
 from shared.states import ExecutionStatus as Ex
 from shared.store.evaluate import holds
@@ -285,7 +285,7 @@ async def request_cancel(
     if run["in_flight"] and await cancel_children(services, run, request):
         run = await services.store.get(partition, run_id)
     if run["in_flight"] == 0 or request.force:
-        return await settle(services, run_ref(run), force=request.force)
+        return await settle_accepted(services, run, request.force)
     return run
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared import deliveries, locks
 from shared.branches import cancelled_branch, settle_branch
-from shared.errors import ConditionFailed, Conflict, NotFound, StoreError, TruestopError
+from shared.errors import ConditionFailed, Conflict, NotFound, StoreError, Throttled, TruestopError, Unavailable
 from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, run_ref, step_path
 from shared.ids import now
@@ -77,6 +77,20 @@ async def settle(
             return await _end(services, run, RunStatus.CANCELLED, observed_at, also)
         except ConditionFailed:
             continue  # another settler was quicker, or an operation ended meanwhile: look again
+
+
+async def settle_accepted(services: Services, run: Document, force: bool) -> Document:
+    """`settle` right after a cancel of `run` was accepted. The accept stands if this fails: its orchestration settles it.
+
+    With `force` it raises what the store raises: nobody else would apply that.
+    """
+    try:
+        return await settle(services, run_ref(run), force=force)
+    except (Throttled, Unavailable) as error:
+        if force:
+            raise
+        log.warning("run %s is cancelled, and not settled yet: %s", run["id"], error)
+        return run
 
 
 async def _raise_epoch(services: Services, run: Document) -> None:

@@ -13,6 +13,7 @@ import pytest
 from shared import operation_context, persistence
 from shared.errors import Misconfigured, StoreError, Unavailable
 from shared.states import ExecutionStatus as Ex
+from shared.states import RunStatus
 from shared.store.port import Op, Patch
 from tests.support.world import RecordingStore, Script, World, open_world
 
@@ -108,3 +109,26 @@ async def test_an_inner_operation_whose_end_could_not_be_written_is_settled_by_a
         assert (await drive(world, {**READ, **ONCE}))[0] == "completed"
         assert lost
         assert len(world.model.began) == 2
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["queued", "between two operations"])
+async def test_a_cancel_is_answered_once_it_is_accepted_even_if_it_cannot_be_settled(
+    tmp_path: Path, begun: bool
+) -> None:
+    """Guards the wake-up and the answer: an accepted cancel that says 503 looks refused. The orchestration settles it."""
+    async with world_with(tmp_path, large) as world:
+        ref = await world.start(await world.workflow(ASK))
+        if begun:
+            await world.begin(ref)
+
+        async def before(ops: Sequence[Op]) -> None:
+            if not any(isinstance(op, Patch) and op.set.get("status") == RunStatus.CANCELLING for op in ops):
+                raise AWAY
+
+        world.store.before = before  # type: ignore[attr-defined]
+        assert (await world.cancel(ref))["status"] == RunStatus.CANCELLING
+        with pytest.raises(Unavailable):
+            await world.cancel(ref, force=True)
+        world.store.before = None  # type: ignore[attr-defined]
+        assert await world.drive(ref) == "cancelled"
+        assert await world.idle(ref)
