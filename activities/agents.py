@@ -144,12 +144,13 @@ def _input(call: ToolCall) -> str:
 
 
 async def _seconds_left(services: Services, ref: RunRef, path: str, timeout: float | None) -> float:
+    """As exact as machines' clocks agree: another may have noted the start. No clock makes it longer than the timeout."""
     if timeout is None:
         return float("inf")
     container = await find_node(services, ref, path)
     if container is None or container["started_at"] is None:
         return timeout
-    return timeout - (datetime.now(UTC) - from_text(container["started_at"])).total_seconds()
+    return timeout - max(0.0, (datetime.now(UTC) - from_text(container["started_at"])).total_seconds())
 
 
 async def _call_at(services: Services, ref: RunRef, path: str) -> ToolCall:

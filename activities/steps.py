@@ -12,9 +12,10 @@ from shared import templates
 from shared.cancellation import checkpoint
 from shared.documents import Documents
 from shared.errors import StepFailed
+from shared.events import event
 from shared.executions import ExecutionSpec, RunRef, item_path
 from shared.model_client import ModelRequest
-from shared.names import Kind
+from shared.names import EventType, Kind
 from shared.operation_context import OperationContext
 from shared.outputs import as_text, preview
 from shared.services import Services
@@ -31,6 +32,7 @@ from shared.store.port import Document
 from shared.supervisor import Body, Outcome, fail, supervise
 from shared.tools import registry
 
+TRUNCATED = {"truncated": True, "message": "the answer was cut off at max_tokens, or at the model's own limit"}
 Values = dict[str, Any]
 Prepared = tuple[list[ExecutionSpec], Body]
 """The executions of an operation, and its body."""
@@ -66,6 +68,9 @@ async def ask_model(context: OperationContext, options: ModelOptions, asked: lis
     """Call the model; its text shows in the execution at `path` as it comes."""
     request = ModelRequest(messages=asked, model=options.model, max_tokens=options.max_tokens)
     answer = await context.services.model.complete(request, context.writer(path))
+    if answer.finish_reason == "length":
+        execution_id = context.ref.execution_id(path)
+        context.events.append(event(context.ref.run_id, EventType.EXECUTION_OUTPUT, execution_id, **TRUNCATED))
     return answer.text
 
 

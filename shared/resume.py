@@ -18,7 +18,7 @@ never visible: it is written again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -158,7 +158,7 @@ class _Plan:
 
 def _plan(ref: RunRef, old: Document, definition: Mapping[str, Any], resume: Resume, tree: list[Document]) -> _Plan:
     """What to copy of the old run's `tree`, which is in path order. Raises `Problem` 422 for an unknown `from_step`."""
-    tree = _as_done(tree)
+    tree = _as_done(_as_told(tree, old["cancelled_executions"]))
     unchanged = _same_steps(old["definition"], definition)
     copies: list[Document] = []
     repeated: set[str] = set()
@@ -197,10 +197,30 @@ def _names_one_of(step: Mapping[str, Any], names: set[str]) -> bool:
     return any(one.path[0] == "steps" and one.path[1] in names for one in references)
 
 
+def _told(known: Mapping[str, Document], path: str) -> bool:
+    """Whether a model was told how `path` came out: it is past, in an agent that completed or took another turn."""
+    agents = [(path[: match.start()], int(match[1])) for match in _TURN.finditer(path)]
+    return any(
+        known[agent]["status"] == Ex.COMPLETED or turn_model_path(agent, turn + 1) in known
+        for agent, turn in agents
+        if agent in known
+    )
+
+
+def _as_told(tree: list[Document], cancelled: Sequence[str]) -> list[Document]:
+    """The tree; a call that was cancelled alone and finished all the same is what its model was told: cancelled."""
+    known = {one["path"]: one for one in tree}
+    told = {path for path in cancelled if path in known and _told(known, path)}
+    return [{**one, "status": Ex.CANCELLED} if one["path"] in told else one for one in tree]
+
+
 def _as_done(tree: list[Document]) -> list[Document]:
     """The tree; what ended badly after a side effect counts as done, with the containers that begin and end with it."""
     done: dict[str, dict[str, Any]] = {}
+    known = {one["path"]: one for one in tree}
     for one in tree:
+        if _told(known, one["path"]):
+            continue  # it is never repeated, and the model knows it as it is
         effects = [effect for effect in one["side_effects"] if effect["kind"] != ARTIFACT and effect["done"]]
         if effects and one["status"] in (Ex.FAILED, Ex.CANCELLED):
             said = [{key: effect[key] for key in ("kind", "what", "at")} for effect in effects]
@@ -233,20 +253,11 @@ class _Step:
                     yield {**one, "status": Ex.PENDING}
 
     def _kept(self, one: Document) -> bool:
-        if one["status"] == Ex.COMPLETED or self._told(one["path"]):
+        if one["status"] == Ex.COMPLETED or _told(self._paths, one["path"]):
             return True
         if one["started_at"] is None or one["status"] not in (Ex.FAILED, Ex.CANCELLED):
             return False
         return self._items == (Items.CANCELLED if one["status"] == Ex.FAILED else Items.FAILED)
-
-    def _told(self, path: str) -> bool:
-        """Whether a model was told how `path` came out: it is past, in an agent that completed or took another turn."""
-        agents = [(path[: match.start()], int(match[1])) for match in _TURN.finditer(path)]
-        return any(
-            self._paths[agent]["status"] == Ex.COMPLETED or turn_model_path(agent, turn + 1) in self._paths
-            for agent, turn in agents
-            if agent in self._paths
-        )
 
 
 def _copy(ref: RunRef, one: Document, source: str, target: str) -> Document:

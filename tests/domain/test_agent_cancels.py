@@ -17,6 +17,7 @@ from shared.executions import RunRef
 from shared.store.port import Op, Patch
 from tests.domain.test_cancel import assert_cancelled_whole
 from tests.domain.test_narrow import assert_whole, cancel_at
+from tests.domain.test_resume import resume
 from tests.domain.test_takeover import crash
 from tests.support.agents import Play, agent, calls, results, sub_agent
 from tests.support.waiting import eventually
@@ -73,6 +74,36 @@ async def test_the_model_is_not_told_what_a_cancelled_call_came_to_after_all(tmp
     assert results(play.requests["main"][1]) == [CANCELLED]
 
 
+async def test_a_resumed_agent_is_told_the_same_of_a_cancelled_call(tmp_path: Path) -> None:
+    """Guards the transcript: a call that finished although it was cancelled stays cancelled for the model."""
+    play = Play(main=[calls(("sleep", {"seconds": 0.2, "blocking": True})), calls(ECHO), endless, "Done."])
+    async with open_world(tmp_path, play.script) as world:
+        ref = await world.start(await world.workflow(agent(tools=TOOLS)))
+        driving = asyncio.create_task(world.drive(ref))
+        await running(world, ref, "s01.t01.c0")
+        await cancel_at(world, ref, "s01.t01.c0")
+        await running(world, ref, "s01.t03.m")
+        await world.cancel(ref)
+        await driving
+        play.turns["main"][2] = "Done."
+        again = await resume(world, ref)
+        tree = await assert_whole(world, again, "completed")
+    assert tree["s01.t01.c0"]["reused_from"] == ref.execution_id("s01.t01.c0")
+    assert results(play.requests["main"][-1]) == [CANCELLED, "kept"]
+
+
+async def test_a_clock_that_is_behind_gives_an_agent_no_more_time(tmp_path: Path) -> None:
+    """Guards the deadline: the start may have been noted by a machine whose clock is ahead of this one's."""
+    async with open_world(tmp_path, Play(main=[calls(ECHO), endless]).script) as world:
+        ref = await world.start(await world.workflow(agent(tools=TOOLS, timeout_seconds=0.3)))
+        await lifecycle.begin(world.services, ref)
+        await agents.take_turn(world.services, ref, "s01", 1)
+        ahead = Patch(ref.execution_id("s01"), set={"started_at": "2999-01-01T00:00:00.000Z"})
+        await world.store.transact(ref.partition, [ahead])
+        second = await agents.take_turn(world.services, ref, "s01", 2)
+        assert (second["status"], second["error"]["code"]) == ("failed", "timeout")
+
+
 async def test_a_cancelled_sub_agent_begins_nothing_more_and_its_caller_goes_on(tmp_path: Path) -> None:
     """Guards narrow cancels of a whole sub-agent: everything below it stops, also a tool of it in flight."""
     play = Play(main=[calls(("helper", {"input": "x"}), ECHO), "Done without."], helper=[calls(SLEEP, SLEEP), "never"])
@@ -127,6 +158,7 @@ async def test_a_cancel_of_the_run_stops_every_node_of_an_agents_tree(tmp_path: 
         driving = asyncio.create_task(world.drive(ref))
         at_work = ["s01.t01.c0", "s01.t01.c1.t01.c0", "s01.t01.c1.t01.c1.t01.m"]
         await running(world, ref, *at_work)
+        await eventually(lambda: "digger" in play.requests)
         before = sum(map(len, play.requests.values()))
         await world.cancel(ref)
         assert await driving == "cancelled"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from shared.documents import Documents
 from shared.errors import Problem, StepFailed
+from shared.model_answers import ModelAnswer
+from shared.model_client import ModelRequest
 from tests.support.world import World, at_once, open_world
 
 SLEEP = {"kind": "tool", "tool": "echo", "arguments": {"value": "{{input.word}}"}}
@@ -198,3 +202,20 @@ async def test_large_outputs_live_in_blobs_and_flow_whole_into_later_steps(tmp_p
         blob = await world.services.blobs.get(tree["s02"]["side_effects"][0]["ref"])
         assert blob.data.decode() == "é" * 20_000
         assert len(json.dumps(tree["s01"])) < 70_000
+
+
+@pytest.mark.parametrize("kind", ["model", "analyze_documents"])
+async def test_an_answer_that_was_cut_off_is_told_as_such(tmp_path: Path, kind: str) -> None:
+    """Guards against half an answer that passes for a whole one: the run goes on with it, and an event says so."""
+
+    async def half(request: ModelRequest, on_text: Callable[[str], None]) -> ModelAnswer:
+        return ModelAnswer(text="half", finish_reason="length", usage=None, model="scripted")
+
+    async with open_world(tmp_path, half) as world:
+        await Documents(world.services.blobs, "user:alice").put("a.txt", b"text", "text/plain")
+        chosen = {"documents": {"prefix": ""}} if kind == "analyze_documents" else {}
+        ref = await world.start(await world.workflow({"kind": kind, "prompt": "Go", **chosen}))
+        assert await world.drive(ref) == "completed"
+        told = [one for one in await world.events(ref) if one["event_type"] == "execution.output"]
+    assert [one["data"]["truncated"] for one in told] == [True]
+    assert told[0]["execution_id"].endswith(".m")
