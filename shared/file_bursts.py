@@ -6,7 +6,8 @@
    is in the run's own transaction.
 2. It starts the run's instance, and only then marks the files taken. What arrives meanwhile stays pending.
 3. What is left waits for the next run: the burst gets a new wake token, sent with a delay.
-4. A busy workflow: a new wake token, with a delay that grows; when its files have waited for too long they are skipped.
+4. A busy workflow: a new wake token, with a delay that grows and that the end of the run cuts short; when its files have
+   waited for too long they are skipped.
 
 A version that is pending and has its receipt was taken by a delivery that died: step 2 is made up for. A burst whose
 message was lost is found by its `due_at`: `wake_lost_bursts`.
@@ -265,9 +266,8 @@ async def _wake_again(burst: _Burst, tries: int, changes: dict[str, str]) -> Non
     delay = min(first << min(tries, 10), most)
     token, due_at = new_ulid(), to_text(burst.at + timedelta(seconds=delay))
     # A new token each time: a message that is delivered twice must not become two that go on for ever.
-    patch = Patch(
-        BURST_ID, set={"wake": token, "due_at": due_at, **changes}, when=(FieldIn("wake", (burst.message.wake,)),)
-    )
+    changed = {"wake": token, "due_at": due_at, "tries": tries, **changes}
+    patch = Patch(BURST_ID, set=changed, when=(FieldIn("wake", (burst.message.wake,)),))
     if await _landed(burst, patch):
         await send_wake(burst.services, burst.partition, token, tries, delay)
 
@@ -291,7 +291,7 @@ async def wake_lost_bursts(services: Services, at: datetime) -> int:
         same = (FieldIn("wake", (burst["wake"],)),)
         try:
             await services.store.transact(
-                partition, [Patch(BURST_ID, set={"wake": token, "due_at": to_text(at)}, when=same)]
+                partition, [Patch(BURST_ID, set={"wake": token, "due_at": to_text(at), "tries": 0}, when=same)]
             )
         except (ConditionFailed, NotFound):
             continue

@@ -123,7 +123,7 @@ async def _record(
 ) -> str | None:
     """Record a pending version. Answers the burst's new wake token, None if something changed under us."""
     burst, token = await existing(services, partition, BURST_ID), new_ulid()
-    woken = {"wake": token, "due_at": to_text(at + timedelta(seconds=debounce))}
+    woken = {"wake": token, "due_at": to_text(at + timedelta(seconds=debounce)), "tries": 0}
     file: Op
     if known is None:
         file = Create(new_file(version, to_text(at)))
@@ -141,6 +141,22 @@ async def _record(
     except (ConditionFailed, Conflict, NotFound):
         return None
     return token
+
+
+async def wake_waiting(services: Services, partition: Partition) -> None:
+    """Have the burst that waits for the workflow's active run looked at, as that has ended. It would be in any case, later.
+
+    One whose files still arrive is left to its debounce. Raises `Unavailable`, `Throttled`.
+    """
+    burst, token = await existing(services, partition, BURST_ID), new_ulid()
+    if burst is None or burst["tries"] == 0:
+        return
+    woken = Patch(BURST_ID, set={"wake": token, "tries": 0}, when=(FieldIn("wake", (burst["wake"],)),))
+    try:
+        await services.store.transact(partition, [woken])
+    except (ConditionFailed, NotFound):
+        return  # something arrived, or another delivery goes on
+    await send_wake(services, partition, token, burst["tries"] - 1, 0)  # that it is woken is no try in vain
 
 
 async def send_wake(services: Services, partition: Partition, token: str, tries: int, delay_seconds: int) -> None:

@@ -6,6 +6,7 @@ guarded, so whoever comes second finds it done.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from shared.branches import cancelled_branch, settle_branch
 from shared.errors import ConditionFailed, Conflict, NotFound, StoreError, Throttled, TruestopError, Unavailable
 from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, run_ref, step_path
+from shared.file_sync import wake_waiting
 from shared.ids import now
 from shared.names import LOCK_ID, WORKFLOW_ID, CancelOutcome, CancelSource, DocumentType, EventType, Kind, TriggerKind
 from shared.operations import Begun, Ending, Superseded, finish, run_guard
@@ -204,6 +206,7 @@ async def _end(
         services.watcher.notify(ended_run)
         await deliveries.wake(services, (delivery.document for delivery in told))
         await _tell_parent(services, ended_run)
+        await _wake_files(services, ended_run)
         return ended_run
     except (Conflict, NotFound) as error:
         if isinstance(error, NotFound) and error.document_id in run["receipts"]:
@@ -228,6 +231,17 @@ async def _tell_parent(services: Services, run: Document) -> None:
         await report_to_parent(services, run)
     except StoreError as error:
         log.warning("can't report the end of run %s to its parent: %s", run["id"], error)
+
+
+async def _wake_files(services: Services, run: Document) -> None:
+    """Let files that waited for the end of this run have theirs at once."""
+    if run["definition"]["trigger"]["kind"] != TriggerKind.FILE_SYNC:
+        return
+    try:
+        async with asyncio.timeout(deliveries.WAKE_SECONDS):
+            await wake_waiting(services, run_ref(run).partition)
+    except (StoreError, TimeoutError) as error:
+        log.warning("files that waited for run %s wait a little longer: %s", run["id"], error)
 
 
 async def report_to_parent(services: Services, child: Document) -> None:

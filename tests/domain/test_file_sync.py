@@ -158,8 +158,22 @@ async def test_files_wait_for_a_busy_workflow(inbox: Inbox) -> None:
     assert len(await inbox.runs()) == 1
     assert inbox.delivered < 60
     await inbox.world.cancel(busy)
-    await inbox.later(301)
+    await inbox.later(0)
     assert await inbox.paths_started() == [["a.txt", "b.txt"]]
+
+
+async def test_the_end_of_a_run_cuts_no_debounce_short(inbox: Inbox) -> None:
+    """Guards a burst whose files still arrive while the run before it ends: they are one run."""
+    busy = await inbox.world.start(inbox.workflow)
+    await inbox.put("a.txt")
+    await inbox.later(600)
+    await inbox.put("b.txt")
+    await inbox.world.cancel(busy)
+    await inbox.later(4)
+    assert await inbox.paths_started() == []
+    await inbox.put("c.txt")
+    await inbox.later(5)
+    assert await inbox.paths_started() == [["a.txt", "b.txt", "c.txt"]]
 
 
 @pytest.mark.parametrize("bound", ["age", "tries"])
