@@ -1,4 +1,4 @@
-# The commands: make run, make test, make check, make client, make docs, make bench, make chaos. Each sets up .venv on first use.
+# The commands: make run, test, check, client, docs, bench, chaos, screenshots. Each sets up .venv on first use.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 7071
 DATA ?= .data
@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check format client docs bench chaos clean
+.PHONY: run test check format client docs bench chaos screenshots clean
 .DEFAULT_GOAL := run
 
 $(STAMP): requirements.txt pyproject.toml
@@ -49,6 +49,9 @@ chaos: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
 	@echo "The documentation: site/index.html"
+
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.browser.screenshots docs/screenshots
 
 clean:
 	rm -rf $(VENV) site .cache .mypy_cache .pytest_cache .ruff_cache

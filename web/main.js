@@ -11,7 +11,9 @@ const VIEWS = {
   editor: () => import("./view-editor.js"),
   run: () => import("./view-run.js"),
   compare: () => import("./view-compare.js"),
+  operators: () => import("./view-operators.js"),
 };
+const OPERATOR = "Truestop.Admin";
 
 let me = null;
 let groups = [];
@@ -39,7 +41,8 @@ function drawTop(found) {
   const here = place.kind === "group" ? place.id : "";
   const choose = h("select", { id: "place", onchange: (event) => go(event.target.value ? address({ kind: "group", id: event.target.value }) : "/") },
     h("option", { value: "", selected: !here }, "Personal"), groups.map((group) => h("option", { value: group.id, selected: here === group.id }, group.name)));
-  fill(nav, h("a", { href: here ? address(place) : "/", "aria-current": found.view === "workflows" ? "page" : null }, "Workflows"));
+  fill(nav, h("a", { href: here ? address(place) : "/", "aria-current": found.view === "workflows" ? "page" : null }, "Workflows"),
+    me.roles.includes(OPERATOR) && h("a", { href: "/app/operators", "aria-current": found.view === "operators" ? "page" : null }, "Operators"));
   fill(who, groups.length ? [h("label", { for: "place", class: "hidden-text" }, "Whose workflows"), choose] : null,
     h("span", { class: "muted name" }, me.name), h("a", { href: "/.auth/logout?post_logout_redirect_uri=/" }, "Sign out"));
 }

@@ -4,6 +4,7 @@
 //   /app/{place}/workflows                place: user, or groups/{id}
 //   /app/{place}/workflows/new            also .../{id}, .../{id}/edit
 //   /app/{place}/workflows/{id}/runs/{id} also .../compare
+//   /app/operators
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
@@ -12,6 +13,7 @@ export function parse(path) {
   const parts = path.split("/").filter(Boolean).map(decodePart);
   if (!parts.length) return { view: "workflows", place: { kind: "user" } };
   if (parts.shift() !== "app") return { view: "missing" };
+  if (parts[0] === "operators" && parts.length === 1) return { view: "operators" };
   const place = placeOf(parts);
   if (!place || parts.shift() !== "workflows" || !parts.every((part) => ID.test(part))) return { view: "missing" };
   const [workflow, what, run, more] = parts;
@@ -51,9 +53,10 @@ export function placeOfScope(scope) {
   return kind === "user" ? { kind } : { kind, id };
 }
 
-/** Go to an address of the page. */
-export function go(path, { replace = false } = {}) {
-  history[replace ? "replaceState" : "pushState"](null, "", path);
+/** Go to an address of the page, unless the view asks to stay. */
+export function go(path) {
+  if (!dispatchEvent(new Event("truestop:leave", { cancelable: true }))) return;
+  history.pushState(null, "", path);
   dispatchEvent(new Event("truestop:address"));
 }
 

@@ -42,8 +42,8 @@ export async function follow(path, token, { apply, state, signal }) {
   let pause = 0;
   let failures = 0;
   for (;;) {
-    await visible(state, signal);
     await rest(pause, signal);
+    await visible(state, signal);
     if (signal.aborted) return "aborted";
     try {
       const limit = AbortSignal.any([signal, AbortSignal.timeout(WINDOW_MS)]);

@@ -10,7 +10,7 @@ import { address, go } from "./router.js";
 
 const ADDED = ["id", "scope", "etag", "created_at", "updated_at", "runtime"];
 const CHECK_AFTER_MS = 350;
-const EMPTY = { name: "", steps: [{ kind: "model", name: "ask", prompt: "" }] };
+const EMPTY = { name: "", trigger: { kind: "manual" }, steps: [{ kind: "model", name: "ask", prompt: "" }] };
 
 /** Show the editor: of a workflow, or of a new one. */
 export function show({ root, place, workflow, signal, title }) {
@@ -36,6 +36,7 @@ class Editor {
     this.problems = h("div", { class: "note", role: "alert" });
     this.verdict = h("span", { class: "muted", role: "status" });
     this.save = h("button", { type: "button", class: "primary", onclick: () => once(this.save, () => this.store(), (problem) => this.refused(problem, true)) }, "Save");
+    addEventListener("truestop:leave", (event) => { if (this.unsaved && !confirm("Leave without saving?")) event.preventDefault(); }, { signal });
     addEventListener("beforeunload", (event) => { if (this.unsaved) event.preventDefault(); }, { signal });
   }
 
@@ -50,7 +51,7 @@ class Editor {
       h("button", { type: "button", onclick: () => this.begin(definition) }, h("strong", {}, label), h("span", { class: "muted" }, about))));
     fill(this.root, crumbs(...[["Workflows", address(this.place)], this.known && [this.known.name, back], [this.known ? "Edit" : "New"]].filter(Boolean)),
       h("header", { class: "view-head" }, h("h1", { tabindex: -1 }, name)), templates, this.tabs.el, this.panel,
-      h("div", { class: "save-bar row" }, this.save, h("a", { class: "button", href: back }, "Cancel"), this.verdict, this.problems));
+      h("div", { class: "save-bar row" }, this.save, h("a", { class: "button", href: back }, "Discard"), this.verdict, this.problems));
     this.drawBody();
   }
 
@@ -83,7 +84,7 @@ class Editor {
 
   fields() {
     const { definition, form } = this;
-    definition.trigger ??= { kind: "manual" };
+    definition.trigger ??= { kind: "manual" }; // a JSON without one
     this.steps = h("div", { class: "editor" });
     this.drawSteps();
     const add = h("select", { "aria-label": "Kind of the step to add", id: "add-kind" }, Object.entries(STEPS).map(([kind, one]) => h("option", { value: kind }, `${one.label}: ${one.about}`)));

@@ -177,7 +177,7 @@ class RunView {
     const data = Object.entries(event.data ?? {}).filter(([, value]) => value !== null && value !== "");
     return h("li", {}, time(event.at), h("span", {}, words(event.type)),
       path ? h("a", { href: `?node=${encodeURIComponent(path)}`, onclick: (click) => this.toNode(click, path) }, node?.name ?? path) : null,
-      data.length ? h("code", {}, data.map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ").slice(0, 300)) : null);
+      data.length ? h("code", {}, data.map(([name, value]) => `${name}: ${typeof value === "object" ? value.name ?? JSON.stringify(value) : value}`).join(", ").slice(0, 300)) : null);
   }
 
   toNode(click, path) {

@@ -106,4 +106,7 @@ def test_comparison_and_what_could_not_be_shown(
     signed_out = open_page("/", user="", bypass_csp=True)
     expect(signed_out.get_by_role("heading", name="You are signed out")).to_be_visible()
     check(signed_out, axe, "signed out")
+    operators = open_page("/app/operators", user="op;Op;roles=Truestop.Admin", bypass_csp=True)
+    expect(operators.locator("tbody tr").first).to_be_visible()
+    check(operators, axe, "operators")
     api.ok("POST", f"{workflow.path}/cancel", (200, 202), json={})
