@@ -41,6 +41,8 @@ from truestop.errors import (
 )
 from truestop.models import (
     Artifact,
+    CancelResult,
+    Cancels,
     Change,
     DocumentInfo,
     Event,
@@ -65,6 +67,8 @@ __all__ = [
     "Artifact",
     "AsyncClient",
     "AsyncRun",
+    "CancelResult",
+    "Cancels",
     "Change",
     "Client",
     "Conflict",

@@ -164,7 +164,7 @@ class RunState(View):
     error: Failure | None
     counts: Any
     cancel: Receipt | None
-    resumed_from: Any
+    resumed_from: str | None
     parent: Any
     links: Any
 
@@ -261,6 +261,25 @@ class NarrowReceipt(View):
     remaining_active_in_run: int
     suggested_endpoint: str
     warning: str
+
+
+@dataclass(frozen=True)
+class CancelResult(View):
+    """What an operator's cancel did to one run."""
+
+    run_id: str
+    workflow_id: str | None
+    result: str
+    status: str | None
+    error: Failure | None
+
+
+@dataclass(frozen=True)
+class Cancels(View):
+    """What an operator's cancel did; `job` goes on with the runs that were too many for one request."""
+
+    results: tuple[CancelResult, ...]
+    job: Any
 
 
 @dataclass(frozen=True)

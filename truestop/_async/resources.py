@@ -1,14 +1,14 @@
-"""The parts of a client: workflows, runs, documents, groups."""
+"""The parts of a client: workflows, runs, documents, groups, and what operators may."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from truestop._async.run import AsyncRun
 from truestop._async.transport import AsyncResource
 from truestop._protocol import given, if_match, named, path
-from truestop.models import DocumentInfo, Group, Receipt, RunState, Workflow
+from truestop.models import Cancels, DocumentInfo, Group, NarrowReceipt, Receipt, RunState, Workflow
 
 
 class AsyncWorkflows(AsyncResource):
@@ -77,6 +77,11 @@ class AsyncRuns(AsyncResource):
         answer = await self._json("GET", self._connection.path("workflows", workflow_id, "runs", run_id))
         return AsyncRun(self._transport, self._connection, RunState.of(answer))
 
+    async def cancel_execution(self, execution_id: str, reason: str | None = None) -> NarrowReceipt:
+        """Cancel one execution of any run, by its id (`{run_id}:{path}`). Raises `NotFound`, `AlreadyFinished`."""
+        answer = await self._json("POST", path("executions", execution_id, "cancel"), json=given(reason=reason))
+        return NarrowReceipt.of(answer)
+
 
 class AsyncDocuments(AsyncResource):
     """The documents that workflows read."""
@@ -134,3 +139,40 @@ class AsyncGroups(AsyncResource):
     async def activate(self, group_id: str) -> None:
         """Make it the group that requests mean which name none."""
         await self._send("PUT", path("me", "active-group"), json={"group_id": group_id})
+
+
+class AsyncAdmin(AsyncResource):
+    """What operators may: see everyone's runs, and stop them. What they do is on record."""
+
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        scope: str | None = None,
+        workflow_id: str | None = None,
+        older_than: float | None = None,
+    ) -> AsyncIterator[RunState]:
+        """Everyone's runs, newest first; `status` "active" (the default) or one status; `older_than` in seconds."""
+        age = None if older_than is None else f"{older_than:f}"
+        query = {"status": status, "scope": scope, "workflow_id": workflow_id, "older_than": age}
+        return self._pages(RunState, path("admin", "runs"), **query)
+
+    async def cancel(
+        self,
+        reason: str,
+        *,
+        run_ids: Sequence[str] | None = None,
+        scope: str | None = None,
+        workflow_id: str | None = None,
+        older_than: float | None = None,
+        grace_seconds: float | None = None,
+        force: bool = False,
+    ) -> Cancels:
+        """Cancel the runs that are named, or all active ones that fit; `older_than=0` alone means all. Raises `Invalid`."""
+        which = given(run_ids=run_ids, scope=scope, workflow_id=workflow_id, older_than=older_than)
+        body = {"reason": reason, **which, **given(grace_seconds=grace_seconds, force=force or None)}
+        return Cancels.of(await self._json("POST", path("admin", "runs", "cancel"), json=body))
+
+    async def wedged(self) -> dict[str, Any]:
+        """What may need an operator: `cancelling` past its grace, expired `leases`, `operations` in flight for too long."""
+        return dict(await self._json("GET", path("admin", "wedged")))

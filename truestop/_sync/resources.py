@@ -1,15 +1,15 @@
 # Generated from truestop/_async by `make client`: edit there.
-"""The parts of a client: workflows, runs, documents, groups."""
+"""The parts of a client: workflows, runs, documents, groups, and what operators may."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from truestop._protocol import given, if_match, named, path
 from truestop._sync.run import Run
 from truestop._sync.transport import Resource
-from truestop.models import DocumentInfo, Group, Receipt, RunState, Workflow
+from truestop.models import Cancels, DocumentInfo, Group, NarrowReceipt, Receipt, RunState, Workflow
 
 
 class Workflows(Resource):
@@ -78,6 +78,11 @@ class Runs(Resource):
         answer = self._json("GET", self._connection.path("workflows", workflow_id, "runs", run_id))
         return Run(self._transport, self._connection, RunState.of(answer))
 
+    def cancel_execution(self, execution_id: str, reason: str | None = None) -> NarrowReceipt:
+        """Cancel one execution of any run, by its id (`{run_id}:{path}`). Raises `NotFound`, `AlreadyFinished`."""
+        answer = self._json("POST", path("executions", execution_id, "cancel"), json=given(reason=reason))
+        return NarrowReceipt.of(answer)
+
 
 class Documents(Resource):
     """The documents that workflows read."""
@@ -135,3 +140,40 @@ class Groups(Resource):
     def activate(self, group_id: str) -> None:
         """Make it the group that requests mean which name none."""
         self._send("PUT", path("me", "active-group"), json={"group_id": group_id})
+
+
+class Admin(Resource):
+    """What operators may: see everyone's runs, and stop them. What they do is on record."""
+
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        scope: str | None = None,
+        workflow_id: str | None = None,
+        older_than: float | None = None,
+    ) -> Iterator[RunState]:
+        """Everyone's runs, newest first; `status` "active" (the default) or one status; `older_than` in seconds."""
+        age = None if older_than is None else f"{older_than:f}"
+        query = {"status": status, "scope": scope, "workflow_id": workflow_id, "older_than": age}
+        return self._pages(RunState, path("admin", "runs"), **query)
+
+    def cancel(
+        self,
+        reason: str,
+        *,
+        run_ids: Sequence[str] | None = None,
+        scope: str | None = None,
+        workflow_id: str | None = None,
+        older_than: float | None = None,
+        grace_seconds: float | None = None,
+        force: bool = False,
+    ) -> Cancels:
+        """Cancel the runs that are named, or all active ones that fit; `older_than=0` alone means all. Raises `Invalid`."""
+        which = given(run_ids=run_ids, scope=scope, workflow_id=workflow_id, older_than=older_than)
+        body = {"reason": reason, **which, **given(grace_seconds=grace_seconds, force=force or None)}
+        return Cancels.of(self._json("POST", path("admin", "runs", "cancel"), json=body))
+
+    def wedged(self) -> dict[str, Any]:
+        """What may need an operator: `cancelling` past its grace, expired `leases`, `operations` in flight for too long."""
+        return dict(self._json("GET", path("admin", "wedged")))

@@ -1,0 +1,5 @@
+"""`python -m truestop`: the command line."""
+
+from truestop.cli import main
+
+main()
