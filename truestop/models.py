@@ -313,6 +313,20 @@ class Group(View):
 
 
 @dataclass(frozen=True)
+class Key(View):
+    """A machine's key. `key` is its text, only in the answer that made it."""
+
+    id: str
+    name: str
+    allows: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime
+    last_used_at: datetime | None
+    expired: bool
+    key: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Change:
     """Something of a run that is new: its state, a node of its tree, or an event."""
 

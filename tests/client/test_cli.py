@@ -191,6 +191,23 @@ def test_operators_from_a_script(shell: Shell, user: str, workflow: Steps, clien
     shell("admin", "cancel", "no-such-run", "-m", "x", "--user", operator, code=Exit.REFUSED)
 
 
+def test_keys_from_a_script(shell: Shell, workflow: Steps) -> None:
+    """Guards each command of `keys`: a key is shown once, does what it is for, and nothing once it is revoked."""
+    made = workflow(QUICK)
+    key = shell("keys", "create", "ci", "--allow", "start", "--allow", "read", "--days", "7").stdout.strip()
+    (known,) = shell.json("keys", "list")
+    assert sorted(known["allows"]) == ["read", "start"]
+    assert key not in shell("keys", "list").stdout
+    person = shell.environment.pop("TRUESTOP_USER")
+    assert "forty two" in shell("run", "start", made.id, "--wait", "--token", key).stdout
+    shell("workflows", "disable", made.id, "--token", key, code=Exit.NOT_ALLOWED)
+    shell.environment["TRUESTOP_USER"] = person
+    shell("keys", "revoke", known["id"])
+    assert shell.json("keys", "list") == []
+    del shell.environment["TRUESTOP_USER"]
+    shell("run", "list", made.id, "--token", key, code=Exit.NOT_ALLOWED)
+
+
 def test_status_and_refusals(shell: Shell, workflow: Steps, client: truestop.Client, user: str) -> None:
     """Guards `status`, what is said of problems, and their exit codes."""
     run = client.start(workflow(LONG, name="Busy").id)
@@ -296,6 +313,7 @@ COMMANDS = (
     ("run", "events", "W"),
     ("executions", "list", "W"),
     ("groups", "list"),
+    ("keys", "list"),
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from truestop._async.resources import AsyncAdmin, AsyncDocuments, AsyncGroups, AsyncRuns, AsyncWorkflows
+from truestop._async.resources import AsyncAdmin, AsyncDocuments, AsyncGroups, AsyncKeys, AsyncRuns, AsyncWorkflows
 from truestop._async.run import AsyncRun
 from truestop._async.transport import AsyncResource, AsyncTransport
 from truestop._protocol import PATIENCE, Connection, Request, body_of, given, new_run_id, path
@@ -44,6 +44,7 @@ class AsyncClient(AsyncResource):
         self.documents = AsyncDocuments(transport, connection)
         self.groups = AsyncGroups(transport, connection)
         self.admin = AsyncAdmin(transport, connection)
+        self.keys = AsyncKeys(transport, connection)
 
     @property
     def server(self) -> str:

@@ -1,4 +1,4 @@
-"""The parts of a client: workflows, runs, documents, groups, and what operators may."""
+"""The parts of a client: workflows, runs, documents, groups, what operators may, and keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from truestop._async.run import AsyncRun
 from truestop._async.transport import AsyncResource
 from truestop._protocol import given, if_match, named, path
-from truestop.models import Cancels, DocumentInfo, Group, NarrowReceipt, Receipt, RunState, Workflow
+from truestop.models import Cancels, DocumentInfo, Group, Key, NarrowReceipt, Receipt, RunState, Workflow
 
 
 class AsyncWorkflows(AsyncResource):
@@ -176,3 +176,24 @@ class AsyncAdmin(AsyncResource):
     async def wedged(self) -> dict[str, Any]:
         """What may need an operator: `cancelling` past its grace, expired `leases`, `operations` in flight for too long."""
         return dict(await self._json("GET", path("admin", "wedged")))
+
+
+class AsyncKeys(AsyncResource):
+    """Machines' keys for one's own workflows, or for the group's. A key does what `allows` says of what its maker may."""
+
+    def _path(self, *parts: str) -> str:
+        group = self._connection.group
+        return path("groups", group, "keys", *parts) if group else path("keys", *parts)
+
+    def list(self) -> AsyncIterator[Key]:
+        """Keys, oldest first, without their texts."""
+        return self._pages(Key, self._path())
+
+    async def create(self, name: str, allows: Sequence[str], *, expires_in_days: int | None = None) -> Key:
+        """A new key: its `key` is in this answer and nowhere else. `allows`: of start, read, cancel."""
+        body = given(name=name, allows=[*allows], expires_in_days=expires_in_days)
+        return Key.of(await self._json("POST", self._path(), json=body, repeatable=False))
+
+    async def revoke(self, key_id: str) -> None:
+        """Accept it no more. Raises `NotFound`."""
+        await self._send("DELETE", self._path(key_id))

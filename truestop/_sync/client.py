@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from truestop._protocol import PATIENCE, Connection, Request, body_of, given, new_run_id, path
-from truestop._sync.resources import Admin, Documents, Groups, Runs, Workflows
+from truestop._sync.resources import Admin, Documents, Groups, Keys, Runs, Workflows
 from truestop._sync.run import Run
 from truestop._sync.transport import Resource, Transport
 from truestop.models import RunState
@@ -45,6 +45,7 @@ class Client(Resource):
         self.documents = Documents(transport, connection)
         self.groups = Groups(transport, connection)
         self.admin = Admin(transport, connection)
+        self.keys = Keys(transport, connection)
 
     @property
     def server(self) -> str:

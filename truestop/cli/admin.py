@@ -32,7 +32,7 @@ def list_runs(
         session.emit([one.raw for one in found])
         return
     rows = [(one.id, status(one.status), when(one.created_at), one.workflow_id, one.scope) for one in found]
-    session.out.print(table(("run", "status", "created", "workflow", "scope"), rows))
+    session.show(table(("run", "status", "created", "workflow", "scope"), rows))
 
 
 @command(app, "cancel")
@@ -68,7 +68,7 @@ def cancel_runs(
             (one.run_id, one.result, status(one.status or "–"), one.error.message if one.error else "")
             for one in done.results
         ]
-        session.out.print(table(("run", "result", "status", ""), rows))
+        session.show(table(("run", "result", "status", ""), rows))
         if done.job:
             session.say(f"The rest is being worked off by job {done.job['id']}.")
     if any(one.error for one in done.results):
@@ -88,6 +88,6 @@ def list_wedged(session: Session) -> None:
         for one in found[kind]
     ]
     if not rows:
-        session.out.print("Nothing is wedged.")
+        session.show("Nothing is wedged.")
         return
-    session.out.print(table(("what", "scope", "workflow", "run", "since"), rows))
+    session.show(table(("what", "scope", "workflow", "run", "since"), rows))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import truestop.cli.watch  # adds its command to those of `run`
-from truestop.cli import admin, executions, groups, runs, workflows
+from truestop.cli import admin, executions, groups, keys, runs, workflows
 from truestop.cli.session import AsJson, Exit, Group, Server, Session, Token, User, command
 from truestop.cli.show import facts, plain, status
 
@@ -64,7 +64,7 @@ def show_status(session: Session) -> None:
         rows = [("server", plain(client.server)), ("status", status(str(health["status"]))), *parts]
         rows.append(("you", plain(f"{me.get('name') or me['id']}{roles}")))
         running = [(one.runtime["status"], plain(f"{one.name} (run {one.runtime['active_run_id']})")) for one in active]
-        session.out.print(facts([*rows, *(running or [("active", plain("nothing"))])]))
+        session.show(facts([*rows, *(running or [("active", plain("nothing"))])]))
     if health["status"] != "up":
         raise typer.Exit(Exit.REFUSED)
 
@@ -73,4 +73,5 @@ app.add_typer(workflows.app, name="workflows", help="What can be run.")
 app.add_typer(runs.app, name="run", help="Start, follow and stop runs.")
 app.add_typer(executions.app, name="executions", help="The nodes of a run's tree.")
 app.add_typer(groups.app, name="groups", help="Groups and their members.")
+app.add_typer(keys.app, name="keys", help="Keys for machines.")
 app.add_typer(admin.app, name="admin", help="For operators: everyone's runs.")

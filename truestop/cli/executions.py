@@ -26,7 +26,7 @@ def list_executions(session: Session, name: find.WorkflowName, run_id: find.RunN
         (one.path, one.kind, status(one.status), lasted(one.started_at, one.ended_at), "  " * one.depth + one.name)
         for one in found
     ]
-    session.out.print(table(("path", "kind", "status", "took", "name"), rows))
+    session.show(table(("path", "kind", "status", "took", "name"), rows))
     session.say(f"To stop one of them: truestop executions cancel {run.id}:PATH")
 
 
@@ -42,7 +42,7 @@ def cancel_execution(
         session.emit(receipt.raw)
     else:
         path = receipt.execution_id.partition(":")[2]
-        session.out.print(f"{path} and what is below it: {receipt.status}", markup=False)
+        session.show(f"{path} and what is below it: {receipt.status}")
     if receipt.run_status == "running":
         workflow_id = receipt.suggested_endpoint.partition("/workflows/")[2].partition("/")[0]
         session.say(f"Only that was stopped: the run goes on, {receipt.remaining_active_in_run} at work.", "yellow")

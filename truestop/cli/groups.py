@@ -24,7 +24,7 @@ def list_groups(session: Session) -> None:
     if session.json:
         session.emit([one.raw for one in found])
     else:
-        session.out.print(table(("id", "your role", "name"), [(one.id, one.role, one.name) for one in found]))
+        session.show(table(("id", "your role", "name"), [(one.id, one.role, one.name) for one in found]))
 
 
 @command(app, "show")
@@ -40,7 +40,7 @@ def create_group(session: Session, name: Annotated[str, typer.Argument(metavar="
     if session.json:
         session.emit(group.raw)
     else:
-        session.out.print(plain(group.id))
+        session.show(plain(group.id))
 
 
 @command(app, "rename")
@@ -83,4 +83,4 @@ def _show(session: Session, group: Group) -> None:
         session.emit(group.raw)
         return
     session.say(f"{group.name} ({group.id})")
-    session.out.print(table(("person", "role", "name"), [(one.id, one.role, one.name) for one in group.members]))
+    session.show(table(("person", "role", "name"), [(one.id, one.role, one.name) for one in group.members]))

@@ -44,7 +44,7 @@ def start_run(
     elif session.json:
         session.emit(run.state.raw)
     else:
-        session.out.print(run.id)
+        session.show(run.id)
         session.say(f"Started. Follow it: truestop run watch {one.id} {run.id}")
         session.say(f"Stop it:            truestop run cancel {one.id} {run.id}")
 
@@ -85,7 +85,7 @@ def list_runs(
         )
         for run in found
     ]
-    session.out.print(table(("run", "status", "created", "took", ""), rows))
+    session.show(table(("run", "status", "created", "took", ""), rows))
 
 
 def _why(run: Run) -> str:
@@ -106,7 +106,7 @@ def show(session: Session, run: Run) -> None:
     if session.json:
         session.emit(run.state.raw)
     else:
-        session.out.print(run_facts(run.state))
+        session.show(run_facts(run.state))
 
 
 @command(app, "cancel")
@@ -131,7 +131,7 @@ def cancel_run(
     if session.json:
         session.emit(receipt.raw)
         return
-    session.out.print(receipt_facts(receipt))
+    session.show(receipt_facts(receipt))
     if receipt.status != "cancelled":
         session.say(f"Nothing new of it begins. How it goes: truestop run receipt {run.workflow_id} {run.id}")
 
@@ -155,7 +155,7 @@ def cancel_tree(
         (node.id, node.kind, status(node.status), node.skip_reason or f"was {node.previous_status}")
         for node in tree.nodes
     ]
-    session.out.print(table(("node", "kind", "status", ""), rows))
+    session.show(table(("node", "kind", "status", ""), rows))
     session.say(f"{tree.total_nodes} nodes: {tree.cancelled_count} cancelled, {tree.skipped_count} had ended before.")
 
 
@@ -178,7 +178,7 @@ def resume_run(
     elif session.json:
         session.emit(run.state.raw)
     else:
-        session.out.print(run.id)
+        session.show(run.id)
 
 
 @command(app, "receipt")
@@ -188,7 +188,7 @@ def show_receipt(session: Session, name: find.WorkflowName, run_id: find.RunName
     if session.json:
         session.emit(receipt.raw)
     else:
-        session.out.print(receipt_facts(receipt))
+        session.show(receipt_facts(receipt))
 
 
 @command(app, "events")
@@ -204,4 +204,4 @@ def list_events(
             print(json.dumps(event.raw, ensure_ascii=False), flush=True)  # noqa: T201
         else:
             path = (event.execution_id or "").partition(":")[2]
-            session.out.print(f"{when(event.at)}  {event.type:<22} {path}".rstrip(), markup=False)
+            session.show(f"{when(event.at)}  {event.type:<22} {path}".rstrip())

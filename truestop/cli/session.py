@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 
 import platformdirs
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 import truestop
 from truestop.errors import Forbidden, Invalid, NotFound, NotSignedIn, TruestopError, Unreachable
@@ -93,6 +93,13 @@ class Session:
     def emit(self, data: Any) -> None:
         """Print JSON: indented for people, one line for programs."""
         print(json.dumps(data, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None), flush=True)  # noqa: T201
+
+    def show(self, what: RenderableType) -> None:
+        """Print an answer for people, without the spaces with which tables fill their lines."""
+        with self.out.capture() as captured:
+            self.out.print(what, markup=False)
+        for line in captured.get().splitlines():
+            print(line.rstrip(), flush=True)  # noqa: T201
 
     def say(self, text: str, style: str | None = None) -> None:
         """Tell people something beside the answer: on stderr, as plain text whose lines the terminal wraps."""

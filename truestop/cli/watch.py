@@ -49,7 +49,7 @@ def _watch_lines(session: Session, run: Run) -> None:
             print(json.dumps({change.kind: change.value.raw}, ensure_ascii=False), flush=True)  # noqa: T201
         elif isinstance(change.value, Event):
             path = (change.value.execution_id or "").partition(":")[2]
-            session.out.print(f"{when(change.value.at)}  {change.value.type:<22} {path}".rstrip(), markup=False)
+            session.show(f"{when(change.value.at)}  {change.value.type:<22} {path}".rstrip())
     if not session.json:
         show(session, run)
 
@@ -63,7 +63,7 @@ def _watch_live(session: Session, run: Run) -> None:
         except KeyboardInterrupt:
             _ask(session, run)
     if run.status == "cancelled":
-        session.out.print(receipt_facts(run.receipt()))
+        session.show(receipt_facts(run.receipt()))
     else:
         show(session, run)
 

@@ -36,7 +36,7 @@ def list_workflows(
         session.emit([one.raw for one in found])
         return
     rows = [(one.id, _doing(one), _last(one), _next(one), one.name) for one in found]
-    session.out.print(table(("id", "status", "last run", "next run", "name"), rows))
+    session.show(table(("id", "status", "last run", "next run", "name"), rows))
 
 
 @command(app, "show")
@@ -53,7 +53,7 @@ def show_workflow(session: Session, name: find.WorkflowName) -> None:
         ("next run", plain(_next(one))),
         ("trigger", plain(json.dumps(one.trigger))),
     ]
-    session.out.print(facts([*rows, *steps]))
+    session.show(facts([*rows, *steps]))
 
 
 @command(app, "create")
@@ -142,7 +142,7 @@ def _changed(session: Session, one: Workflow, what: str) -> None:
         session.emit(one.raw)
     else:
         session.say(f"{one.name!r} is {what}.")
-        session.out.print(plain(one.id))
+        session.show(plain(one.id))
 
 
 def _read(file: str) -> dict[str, Any]:
