@@ -281,9 +281,12 @@ async def request_cancel(
         if accepted is not None:
             run = accepted
             break
-    services.watcher.notify(run)
-    if run["in_flight"] and await cancel_children(services, run, request):
-        run = await services.store.get(partition, run_id)
+    try:
+        if run["in_flight"] and await cancel_children(services, run, request):
+            run = await services.store.get(partition, run_id)
+    finally:
+        # Last: what is stopped now competes with the accepts of the tree, for which the caller waits.
+        services.watcher.notify(run)
     if run["in_flight"] == 0 or request.force:
         return await settle_accepted(services, run, request.force)
     return run
