@@ -1,4 +1,4 @@
-# The commands: make run, test, check, client, docs, bench, chaos, screenshots. Each sets up .venv on first use.
+# The commands: make run, test, check, client, docs, bench, chaos, fuzz, screenshots. Each sets up .venv on first use.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 7071
 DATA ?= .data
@@ -8,11 +8,12 @@ WORKERS ?= 0
 TESTERS ?= 3
 SECONDS ?= 240
 SEED ?=
+EXAMPLES ?= 300
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check format client docs bench chaos screenshots clean
+.PHONY: run test check format client docs bench chaos fuzz screenshots clean
 .DEFAULT_GOAL := run
 
 $(STAMP): requirements.txt pyproject.toml
@@ -52,6 +53,9 @@ docs: $(STAMP)
 
 screenshots: $(STAMP)
 	$(BIN)/python -m tests.browser.screenshots docs/screenshots
+
+fuzz: $(STAMP)
+	TRUESTOP_TEST_FUZZ_EXAMPLES=$(EXAMPLES) TRUESTOP_TEST_SEED=$(SEED) $(BIN)/python -m pytest -s tests/blackbox/test_fuzz.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) site .cache .mypy_cache .pytest_cache .ruff_cache

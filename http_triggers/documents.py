@@ -49,8 +49,13 @@ async def read(call: Call) -> Answer:
 
 async def _list(call: Call) -> Answer:
     limit, after = call.page()
+    prefix = call.request.params.get("prefix", "")
     try:
-        page = await _documents(call).list(call.request.params.get("prefix", ""), limit, after)
+        validate_name(f"{prefix}x")
+    except ValueError as error:
+        raise invalid([{"field": "prefix", "message": str(error)}], "the query") from None
+    try:
+        page = await _documents(call).list(prefix, limit, after)
     except ValueError:
         raise foreign_token() from None
     return listing([_shown(info) for info in page.items], page.next)

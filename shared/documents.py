@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from shared.blobs import Blob, BlobInfo, BlobPage, BlobStore
+from shared.blobs import Blob, BlobInfo, BlobPage, BlobStore, check_blob_name
 from shared.cancellation import checkpoint_if_run, run_blocking
 from shared.errors import NotFound, StepFailed
 from shared.extract import MAX_INPUT_BYTES, extract_text
@@ -31,6 +31,7 @@ def validate_name(name: str) -> str:
             raise ValueError(f"{name!r} begins or ends with '/', or has '//' in it")
         if part.endswith("."):  # covers '.' and '..'; Azure refuses a part that ends so
             raise ValueError(f"{name!r}: no part of a document's name may be '.' or '..' or end with a dot")
+    check_blob_name(name)
     return name
 
 

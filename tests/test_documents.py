@@ -62,7 +62,7 @@ def test_names_that_are_allowed(name: str) -> None:
     "name",
     [
         *("", "x" * 301, "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a/..", "a.", "a./b"),
-        *("a\\b", "a\0b", "a\nb", "a\x7fb", "a\x85b", "\ud800"),
+        *("a\\b", "a\0b", "a\nb", "a\x7fb", "a\x85b", "\ud800", "a\ue000", "a\U00105799", "a\uffff"),
     ],
 )
 async def test_names_that_are_refused(name: str, documents: Documents) -> None:

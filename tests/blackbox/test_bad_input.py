@@ -164,6 +164,7 @@ def test_somebody_elses_workflow_is_as_unknown_as_one_that_never_was(api: Api, c
     ("path", "field"),
     [
         ("?limit=0", "limit"),
+        ("/../documents?prefix=../", "prefix"),
         ("?limit=201", "limit"),
         ("?limit=abc", "limit"),
         ("?limit=-1", "limit"),
