@@ -48,6 +48,7 @@ chaos: $(STAMP)
 	TRUESTOP_TEST_CHAOS_SECONDS=$(SECONDS) TRUESTOP_TEST_SEED=$(SEED) $(BIN)/python -m pytest -s tests/chaos/test_chaos.py $(ARGS)
 
 docs: $(STAMP)
+	$(BIN)/python -m tests.docs.tables
 	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
 	@echo "The documentation: site/index.html"
 

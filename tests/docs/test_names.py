@@ -13,7 +13,7 @@ from tests.support.pages import ROOT, pages, text_of
 
 NOT_OURS = {"docs/comparison.md"}
 """Pages that name other projects' files."""
-OTHER_SETTINGS = re.compile(r"TRUESTOP_(TEST_\w+|SERVER|TOKEN|USER|GROUP)")
+OTHER_SETTINGS = re.compile(r"TRUESTOP_(TEST_\w+|SERVER|TOKEN|USER|GROUP|CONFIG)")
 """What tests and clients read, which is no setting of the app."""
 FILE = re.compile(
     r"`((?:activities|bench|devhost|docs|event_triggers|http_triggers|orchestrators|shared|tests|truestop|web)/"
