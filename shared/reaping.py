@@ -40,13 +40,17 @@ async def reap(
 
 
 async def reap_inside(store: DocumentStore, ref: RunRef, path: str, run: Document) -> Document:
-    """End what is on record as working inside the operation at `path`, which has ended, unless it will be tried again.
+    """End what is on record as working inside the operation at `path`, though that is not at work and never will be again.
 
-    Its end, or its begin, was in doubt. `run`: as the operation's end left it. Answers the run after it.
+    Its end, or its begin, was in doubt. `run`: as it was seen after the last begin that can have landed. Answers the run
+    after it.
     """
     if run["status"] == RunStatus.RUNNING and cancelled_branch(run, path) is None:
-        return run
-    for left in await running_inside(store, ref, path):
+        return run  # it will be tried again, which settles this
+    inside = await running_inside(store, ref, path)
+    if inside and (await store.get(ref.partition, ref.execution_id(path)))["status"] == Ex.RUNNING:
+        return run  # another delivery is at work
+    for left in inside:
         run = await reap(store, ref, left, run["status"], CancelOutcome.STOPPED) or run
     return run
 

@@ -125,6 +125,7 @@ async def _begin(
         if isinstance(begun, Refused) and begun.run["status"] not in TERMINAL_RUN:
             if busy is not None and expired is not None:
                 await reap(services.store, ref, busy.execution, begun.run["status"], CancelOutcome.LOST)
+            await reap_inside(services.store, ref, group[-1].path, begun.run)
             await settle(services, ref)
         if isinstance(begun, Halted) and busy is not None:
             await give_up(services.store, ref, busy.execution)

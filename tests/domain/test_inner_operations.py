@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from activities import steps
+from shared import operation_context
 from shared.documents import Documents
+from shared.errors import Unavailable
 from shared.names import Kind
 from shared.states import RunStatus
 from shared.store.port import Create, Document, Op, Partition, Patch
@@ -107,5 +109,28 @@ async def test_an_inner_end_that_can_not_be_written_in_time_is_made_up_for(tmp_p
         await held.wait()
         await slow.cancel(ref)
         await asyncio.wait_for(work, 10)
+        run = await slow.run(ref)
+        assert (run["status"], run["in_flight"]) == (RunStatus.CANCELLED, 0)
+
+
+async def test_what_a_failed_attempt_left_inside_ends_with_a_cancel_that_comes_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards a run that is cancelled while its operation waits to be tried again, which would have settled the doubt."""
+    monkeypatch.setattr(operation_context, "FINISH_SECONDS", 0.05)
+    async with open_world(tmp_path) as world:
+        slow, store, ref = await comparing(world)
+        store.arrive.set()
+
+        async def away(ops: Sequence[Op]) -> None:
+            if any(isinstance(op, Patch) and op.id.endswith(".i001") and "ended_at" in op.set for op in ops):
+                raise Unavailable("away")
+
+        store.before = away
+        assert (await steps.run(slow.services, ref, "s01"))["status"] == "retry"
+        store.before = None
+        assert (await slow.executions(ref))["s01.i001"]["status"] == "running"
+        assert (await slow.cancel(ref))["in_flight"] == 1
+        assert (await steps.run(slow.services, ref, "s01"))["status"] == "cancelled"
         run = await slow.run(ref)
         assert (run["status"], run["in_flight"]) == (RunStatus.CANCELLED, 0)
