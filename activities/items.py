@@ -41,6 +41,8 @@ async def open_items(services: Services, ref: RunRef, path: str) -> dict[str, An
     container = await services.store.get(ref.partition, ref.execution_id(path))
     if container["status"] not in UNFINISHED_EXECUTION:
         return await outcome_of(services, ref, container)
+    if run["status"] != RunStatus.RUNNING or cancelled_branch(run, path) is not None:
+        return await refusal(services, ref, path)  # before the documents are looked through
     names: list[str] = []
     failure: dict[str, str] | None = None
     items = await _items(services, ref, path)

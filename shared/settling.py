@@ -186,7 +186,7 @@ async def _end(
     if run["cancel"] is None or not run["cancel"]["forced"]:
         guard.append(FieldIn("in_flight", (0,)))
     ops: list[Op] = [
-        Patch(ref.run_id, set=changes, when=tuple(guard)),
+        Patch(ref.run_id, set=changes, when=tuple(guard), etag=run["_etag"]),  # the counts are of this version
         _workflow_after(run, status, ended),
         *_after_cancel(run, status, ended),
         terminal_event(ref.run_id, _ENDED[status], error=run["error"], acknowledged=acknowledged),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from activities import items
 from shared.cancellation import run_blocking, shield
 from shared.errors import Problem
 from shared.executions import ExecutionSpec, RunRef
@@ -362,3 +363,13 @@ async def test_an_outcome_of_stopped_is_kept_with_side_effects_done(world: World
 async def _running(world: World, ref: RunRef, path: str) -> bool:
     tree = await world.executions(ref)
     return path in tree and tree[path]["status"] == "running"
+
+
+async def test_no_document_is_looked_for_after_a_cancel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the opening of a fan-out, which lists documents before there is an operation."""
+    step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Go"}
+    ref = await world.start(await world.workflow(step))
+    await world.begin(ref)
+    await world.cancel(ref)
+    monkeypatch.setattr(world.services.blobs, "list", None)
+    assert (await items.open_items(world.services, ref, "s01"))["status"] == "cancelled"

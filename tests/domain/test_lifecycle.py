@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from activities import steps
 from shared.documents import Documents
 from shared.errors import Problem, StepFailed
 from shared.model_answers import ModelAnswer
 from shared.model_client import ModelRequest
-from tests.support.world import World, at_once, open_world
+from shared.settling import end_run
+from shared.states import ExecutionStatus as Ex
+from shared.states import RunStatus
+from shared.store.port import Page, Query
+from tests.support.world import RecordingStore, World, at_once, open_world
 
 SLEEP = {"kind": "tool", "tool": "echo", "arguments": {"value": "{{input.word}}"}}
 
@@ -219,3 +225,26 @@ async def test_an_answer_that_was_cut_off_is_told_as_such(tmp_path: Path, kind: 
         told = [one for one in await world.events(ref) if one["event_type"] == "execution.output"]
     assert [one["data"]["truncated"] for one in told] == [True]
     assert told[0]["execution_id"].endswith(".m")
+
+
+async def test_a_run_that_ends_beside_an_operation_counts_it(tmp_path: Path) -> None:
+    """Guards the counts: an operation that began and ended after the run was read, before its end was written."""
+    async with open_world(tmp_path) as world:
+        ref = await world.start(
+            await world.workflow(*[{"kind": "tool", "tool": "echo", "arguments": {"value": 1}}] * 2)
+        )
+        await world.begin(ref)
+        store = RecordingStore(world.store)
+        query, beside = world.store.query, [lambda: steps.run(world.services, ref, "s01")]
+
+        async def after_the_run_was_read(asked: Query) -> Page:
+            if beside:
+                assert (await beside.pop()())["status"] == "completed"
+            return await query(asked)
+
+        store.query = after_the_run_was_read  # type: ignore[attr-defined]
+        error = {"code": "orchestration_lost", "message": "gone"}
+        run = await end_run(replace(world.services, store=store), ref, RunStatus.FAILED, error)
+        statuses = [one["status"] for one in (await world.executions(ref)).values()]
+    assert run["counts"] == {one.value: statuses.count(one) for one in Ex} | {"total": len(statuses)}
+    assert (run["counts"]["completed"], run["counts"]["skipped"]) == (2, 1)

@@ -127,6 +127,7 @@ async def race(here: World, there: World, dice: random.Random, writes: int) -> N
         states = [event.data["counts"]["total"] for event in one.events if event.type == "run"]
         assert states == sorted(set(states)), "no state twice, none after a later one"
         assert states[-1] == (await here.run(ref))["counts"]["total"]
+    await here.cancel(ref)  # what other tests share the store with has ended
 
 
 @asynccontextmanager
