@@ -25,7 +25,8 @@ _VARYING = re.compile(
 )
 _SHAPES = {"id": r"01[0-9a-hjkmnp-tv-z]{24}", "time": r"\d{4}-\d\d-\d\dT[\d:.]+Z", "took": r"\d+\.\d+s"}
 _NOT_INHERITED = ("TRUESTOP_", "WEBSITE_", "OPENAI_", "PYTEST_")
-_LEFT_OUT = (".venv", ".git", ".data", "site")
+_LEFT_OUT = (".venv", ".git", ".data", ".cache", "site", "local.settings.json")
+"""What a reader's fresh tree doesn't have: a page that makes one must not write through to the real one."""
 
 
 @dataclass(frozen=True, slots=True)
