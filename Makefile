@@ -33,6 +33,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 --follow-imports silent truestop
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

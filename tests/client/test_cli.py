@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import truestop
@@ -23,8 +24,14 @@ from tests.client.test_client import LONG, wait_for_step, wait_for_text
 from tests.support.host import ROOT
 from truestop.cli.app import app
 from truestop.cli.session import Exit
+from truestop.cli.watch import Picture
 
 QUICK = model("[[say=forty two]]")
+
+
+def unwrapped(box: str) -> str:
+    """What a message says, without its frame and the places where it was wrapped."""
+    return "".join(box.replace("│", "").split())
 
 
 @dataclass
@@ -238,7 +245,7 @@ def test_the_config_file_is_below_the_environment_and_options(shell: Shell, serv
     assert shell.json("--user", "from-front", "status")["me"]["id"] == "from-front"
     for text in ("server = 7", "sever = 'x'", "server ="):
         file.write_text(text)
-        assert "config.toml" in shell("status", code=Exit.USAGE).stderr.replace("\n", "").replace("│", "")
+        assert "config.toml" in unwrapped(shell("status", code=Exit.USAGE).stderr)
 
 
 def test_watching_in_a_terminal_shows_the_tree_and_the_text(
@@ -446,3 +453,33 @@ def test_the_terminal_of_the_tests_sees_what_is_typed() -> None:
         assert isinstance(screen, Terminal)
         with pytest.raises(AssertionError, match="never showed"):
             screen.expect("no such words")
+
+
+def test_a_large_fan_out_is_summed_up_and_what_matters_is_shown() -> None:
+    """Guards the picture of a run with many items: it stays short, and shows what is at work or failed."""
+    run = {**RUN, "status": "running"}
+    picture = Picture(truestop.RunState.of(run))
+    picture.executions["s01"] = _execution("s01", None, "step", "running")
+    for number in range(1, 2001):
+        path = f"s01.i{number:04}"
+        state = "failed" if number == 1500 else "running" if number == 1600 else "completed"
+        picture.executions[path] = _execution(path, "s01", "item", state)
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(picture)
+    shown = captured.get()
+    assert len(shown.splitlines()) < 20
+    assert "1999/2000 ███████████████████░" in shown
+    assert "s01.i1500  failed" in shown
+    assert "s01.i1600  running" in shown
+    assert "… and 1988 more" in shown
+
+
+NOW = "2026-11-21T12:00:00.000Z"
+RUN = dict.fromkeys(("id", "workflow_id", "scope"), "x") | {"status": "queued", "created_at": NOW}
+
+
+def _execution(path: str, parent: str | None, kind: str, state: str) -> truestop.Execution:
+    names = {"id": f"x:{path}", "path": path, "parent": parent, "kind": kind, "name": path, "status": state}
+    ended = None if state == "running" else NOW
+    return truestop.Execution.of({**names, "depth": 0, "attempt": 1, "started_at": NOW, "ended_at": ended})

@@ -52,6 +52,15 @@ class Client(Resource):
         """The address of the server."""
         return self._connection.server
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which a request that gets no answer is sent again."""
+        return self._transport.patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._transport.patience = seconds
+
     def in_group(self, group_id: str | None) -> Client:
         """The same client for the workflows of a group (None: the caller's own); both share their connections."""
         other = Client.__new__(Client)

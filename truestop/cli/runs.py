@@ -38,6 +38,7 @@ def start_run(
     if follow:
         watch(session, run)
     elif wait:
+        session.follow()
         run.wait()
         show(session, run)
         raise typer.Exit(RUN_EXITS[run.status])
@@ -126,6 +127,7 @@ def cancel_run(
     run = find.run(session.client, name, run_id)
     receipt = run.cancel(reason, grace_seconds=grace, force=force)
     if wait and receipt.status != "cancelled":
+        session.follow()
         run.wait()
         receipt = run.receipt()
     if session.json:
@@ -199,7 +201,9 @@ def list_events(
     after: Annotated[str | None, typer.Option(help="From behind the event of this id.")] = None,
 ) -> None:
     """A run's events, as they come, until it has ended. With --json one a line."""
-    for event in find.run(session.client, name, run_id).events(after):
+    run = find.run(session.client, name, run_id)
+    session.follow()
+    for event in run.events(after):
         if session.json:
             print(json.dumps(event.raw, ensure_ascii=False), flush=True)  # noqa: T201
         else:

@@ -29,6 +29,8 @@ else:
 SETTINGS = ("server", "token", "user", "group")
 EVERYWHERE = "Everywhere"
 PIPE_COLUMNS = 10_000
+PATIENCE, FOLLOWING = 4.0, 120.0
+"""Seconds for which a service that does not answer is asked again: by somebody who waits, and while a run is followed."""
 
 
 class Exit(IntEnum):
@@ -82,8 +84,17 @@ class Session:
         """The client of the server and the caller that were chosen."""
         chosen = self.settings
         return truestop.Client(
-            chosen["server"], token=chosen["token"], user=chosen["user"], group=chosen["group"], source="cli"
+            chosen["server"],
+            token=chosen["token"],
+            user=chosen["user"],
+            group=chosen["group"],
+            patience=PATIENCE,
+            source="cli",
         )
+
+    def follow(self) -> None:
+        """From here on a run is followed: bear with a service that is away for a while."""
+        self.client.patience = FOLLOWING
 
     @property
     def interactive(self) -> bool:

@@ -36,6 +36,7 @@ def watch_run(session: Session, name: find.WorkflowName, run_id: find.RunName = 
 
 def watch(session: Session, run: Run) -> None:
     """Watch a run to its end. Raises `typer.Exit` with its exit code."""
+    session.follow()
     if session.interactive:
         _watch_live(session, run)
     else:
