@@ -368,8 +368,9 @@ async def _running(world: World, ref: RunRef, path: str) -> bool:
 async def test_no_document_is_looked_for_after_a_cancel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the opening of a fan-out, which lists documents before there is an operation."""
     step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Go"}
-    ref = await world.start(await world.workflow(step))
+    ref = await world.start(await world.workflow(step, ECHO))
     await world.begin(ref)
-    await world.cancel(ref)
+    await begin(world.store, ref, [ExecutionSpec("s02", Kind.STEP, "step1")])
+    assert (await world.cancel(ref))["status"] == "cancelling"
     monkeypatch.setattr(world.services.blobs, "list", None)
     assert (await items.open_items(world.services, ref, "s01"))["status"] == "cancelled"
