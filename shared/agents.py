@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import StepFailed
+from shared.jsontext import parsed
 from shared.model_answers import ModelAnswer, ToolCall
 from shared.schemas import read_answer
 from shared.steps import AgentOptions
@@ -179,7 +180,7 @@ def _echo_arguments(call: ToolCall) -> str:
 def parsed_arguments(call: ToolCall) -> dict[str, Any] | None:
     """The arguments of a call, None unless they are a JSON object."""
     try:
-        value = json.loads(call.arguments or "{}")
+        value = parsed(call.arguments or "{}")
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

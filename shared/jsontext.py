@@ -27,6 +27,16 @@ def dumps(value: object) -> str:
         return _ENCODER.encode(value)  # integers over 64 bits and keys that aren't strings; or it refuses as well
 
 
+def parsed(text: str) -> Any:
+    """The value that JSON `text` from elsewhere holds, if it can be stored. Raises `ValueError`, `RecursionError`.
+
+    Python's parser takes more than JSON has: `NaN`, numbers that are infinite, and halves of surrogate pairs.
+    """
+    value = json.loads(text)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
+
+
 def refuse_nan(value: object) -> None:
     """Raise `ValueError` for NaN and infinities anywhere in `value`: JSON doesn't have them."""
     if isinstance(value, float):

@@ -10,6 +10,8 @@ import json
 import re
 from typing import Any
 
+from shared.jsontext import parsed
+
 MAX_SCHEMA = 10_000
 """Characters of a schema, as JSON."""
 MAX_DEPTH = 16
@@ -61,7 +63,7 @@ def read_answer(text: str, schema: dict[str, Any]) -> Any:
         raise ValueError(f"the answer has over {MAX_ANSWER} characters")
     fenced = _FENCED.fullmatch(text.strip())
     try:
-        value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse)
+        value = parsed(fenced[1] if fenced else text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the answer is not JSON: {error}") from None
     problems = [
@@ -71,7 +73,3 @@ def read_answer(text: str, schema: dict[str, Any]) -> Any:
     if problems:
         raise ValueError("; ".join(problems)[:MAX_MESSAGE])
     return value
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

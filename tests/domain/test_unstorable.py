@@ -9,6 +9,7 @@ import pytest
 
 from shared.errors import MAX_CODE, MAX_DETAIL, StepFailed
 from shared.tools import registry
+from tests.support.agents import Play, agent, calls, results, sub_agent
 from tests.support.world import World, open_world, streaming
 
 STEP = {"kind": "tool", "tool": "odd"}
@@ -68,3 +69,20 @@ async def test_an_address_of_any_length_is_told_by_its_item(tmp_path: Path) -> N
         assert await world.drive(ref) == "failed"
         item = (await world.executions(ref))["s02.i001"]
         assert item["error"]["code"] == "fetch_url_invalid"
+
+
+@pytest.mark.parametrize("wrong", ['"\\ud800"', "1e999", "NaN"])
+async def test_what_a_model_writes_that_is_no_json_is_its_own_to_mend(tmp_path: Path, wrong: str) -> None:
+    """Guards arguments and answers: Python's parser takes what no store does, and the agent broke on it."""
+    play = Play(
+        main=[calls(("helper", f'{{"input": {wrong}}}'), ("echo", f'{{"value": {wrong}}}')), wrong, '"Done."'],
+        helper=["never"],
+    )
+    async with open_world(tmp_path, play.script) as world:
+        step = agent(tools=["echo"], agents=[sub_agent("helper")], output_schema={})
+        ref = await world.start(await world.workflow(step))
+        assert await world.drive(ref) == "completed"
+        assert (await world.executions(ref))["s01"]["output_preview"] == "Done."
+    assert ["tool_arguments_invalid" in one for one in results(play.requests["main"][1])] == [True, True]
+    assert "not JSON" in play.requests["main"][2].messages[-1]["content"]
+    assert "helper" not in play.requests
