@@ -29,7 +29,11 @@ export async function call(method, path, { body, headers, signal, raw } = {}) {
   let answer, content;
   try {
     answer = await fetch(path, {
-      method, signal, headers: sent, body: body === undefined ? undefined : JSON.stringify(body), credentials: "same-origin",
+      method,
+      signal,
+      headers: sent,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      credentials: "same-origin",
       redirect: "error",
     });
     content = await answer.text();

@@ -27,10 +27,22 @@ export class DetailPanel {
     this.inputBox = h("details", {}, h("summary", {}, "Input"), this.input);
     this.close = h("button", { type: "button", class: "quiet", "aria-label": "Close details", onclick: close }, "✕");
     this.empty = h("p", { class: "muted" }, "Choose a row to see its input, output and errors.");
-    this.content = h("div", {},
+    this.content = h(
+      "div",
+      {},
       h("div", { class: "row" }, this.status, this.took, h("span", { class: "grow" }), this.stop),
-      this.error, this.outputBox, this.inputBox, this.facts);
-    this.el = h("aside", { class: "detail", "aria-label": "Details" }, h("div", { class: "row" }, this.heading, h("span", { class: "grow" }), this.close), this.empty, this.content);
+      this.error,
+      this.outputBox,
+      this.inputBox,
+      this.facts,
+    );
+    this.el = h(
+      "aside",
+      { class: "detail", "aria-label": "Details" },
+      h("div", { class: "row" }, this.heading, h("span", { class: "grow" }), this.close),
+      this.empty,
+      this.content,
+    );
   }
 
   /** Show the node at `path`; null: whatever runs. */
@@ -58,7 +70,8 @@ export class DetailPanel {
     setBadge(this.status, node.status);
     text(this.took, took(node));
     const run = this.store.run;
-    this.stop.hidden = run.status !== "running" || !["running", "pending"].includes(node.status) || Boolean(node.cancel);
+    this.stop.hidden =
+      run.status !== "running" || !["running", "pending"].includes(node.status) || Boolean(node.cancel);
     this.error.hidden = !node.error;
     text(this.error, node.error ? `${node.error.message} (${node.error.code})` : "");
     this.drawText(node);
@@ -89,16 +102,21 @@ export class DetailPanel {
 
   drawFacts(node) {
     const facts = [
-      ["Kind", words(node.kind)], ["Path", copyable(node.path, "path")],
+      ["Kind", words(node.kind)],
+      ["Path", copyable(node.path, "path")],
       node.attempt > 1 && ["Attempt", String(node.attempt)],
-      node.started_at && ["Began", time(node.started_at)], node.ended_at && ["Ended", time(node.ended_at)],
+      node.started_at && ["Began", time(node.started_at)],
+      node.ended_at && ["Ended", time(node.ended_at)],
       node.reused_from && ["Taken over from", copyable(String(node.reused_from.run_id ?? node.reused_from), "run")],
       node.cancel && ["Stopped by", node.cancel.requested_by?.name ?? words(node.cancel.source ?? "the run")],
       node.cancel?.reason && ["Reason", node.cancel.reason],
       node.child && ["Child run", childLink(node.child)],
       ...node.side_effects.map((effect) => [words(effect.kind), `${effect.what}${effect.done ? "" : " (perhaps)"}`]),
     ];
-    fill(this.facts, facts.filter(Boolean).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+    fill(
+      this.facts,
+      facts.filter(Boolean).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+    );
   }
 }
 

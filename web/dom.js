@@ -58,7 +58,11 @@ function flat(children) {
 /** An icon of 16 by 16 from path data; decoration only, so text must say the same. */
 export function icon(path, kind = "icon") {
   const svg = document.createElementNS(SVG, "svg");
-  for (const [name, value] of [["viewBox", "0 0 16 16"], ["class", kind], ["aria-hidden", "true"]]) {
+  for (const [name, value] of [
+    ["viewBox", "0 0 16 16"],
+    ["class", kind],
+    ["aria-hidden", "true"],
+  ]) {
     svg.setAttribute(name, value);
   }
   const shape = document.createElementNS(SVG, "path");

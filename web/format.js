@@ -4,7 +4,12 @@ import { now } from "./api.js";
 import { h } from "./dom.js";
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const dayClock = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const dayClock = new Intl.DateTimeFormat(undefined, {
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 const ago = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
 
@@ -43,7 +48,11 @@ export function time(at) {
 /** A moment relative to now: "in 5 minutes", "2 hours ago". */
 export function relative(at) {
   const seconds = (Date.parse(at) - now()) / 1000;
-  for (const [unit, size] of [["day", 86400], ["hour", 3600], ["minute", 60]]) {
+  for (const [unit, size] of [
+    ["day", 86400],
+    ["hour", 3600],
+    ["minute", 60],
+  ]) {
     if (Math.abs(seconds) >= size) return ago.format(Math.round(seconds / size), unit);
   }
   return ago.format(Math.round(seconds), "second");
@@ -66,7 +75,8 @@ export function words(name) {
 
 /** What a trigger is, in words. */
 export function triggerWords(trigger) {
-  if (trigger.kind === "file_sync") return trigger.prefix ? `When files arrive in ${trigger.prefix}` : "When files arrive";
+  if (trigger.kind === "file_sync")
+    return trigger.prefix ? `When files arrive in ${trigger.prefix}` : "When files arrive";
   if (trigger.kind !== "schedule") return "By hand";
   if (trigger.cron) return `Cron ${trigger.cron}${trigger.time_zone ? `, ${trigger.time_zone}` : ""}`;
   const { value, unit } = trigger.every;
@@ -76,6 +86,11 @@ export function triggerWords(trigger) {
 /** Who or what started a run. */
 export function startedBy(run) {
   const by = run.requested_by?.name;
-  const how = { schedule: "by its schedule", file_sync: "by files", child_run: "by another run", request: "by request" };
+  const how = {
+    schedule: "by its schedule",
+    file_sync: "by files",
+    child_run: "by another run",
+    request: "by request",
+  };
   return how[run.trigger.kind] || (by ? `by ${by}` : "by hand");
 }

@@ -23,7 +23,18 @@ const nav = h("nav", { "aria-label": "Main", class: "row" });
 const who = h("div", { class: "row who" });
 const main = h("main", { id: "main", tabindex: -1 });
 
-fill(document.getElementById("app"), h("header", { class: "top" }, h("a", { class: "brand", href: "/" }, h("span", { class: "brand-mark", "aria-hidden": "true" }), "Truestop"), nav, h("span", { class: "grow" }), who), main);
+fill(
+  document.getElementById("app"),
+  h(
+    "header",
+    { class: "top" },
+    h("a", { class: "brand", href: "/" }, h("span", { class: "brand-mark", "aria-hidden": "true" }), "Truestop"),
+    nav,
+    h("span", { class: "grow" }),
+    who,
+  ),
+  main,
+);
 
 /** Who is here, and in which groups. Raises `Problem`. */
 async function meet() {
@@ -39,12 +50,31 @@ async function meet() {
 function drawTop(found) {
   const place = found.place ?? { kind: "user" };
   const here = place.kind === "group" ? place.id : "";
-  const choose = h("select", { id: "place", onchange: (event) => go(event.target.value ? address({ kind: "group", id: event.target.value }) : "/") },
-    h("option", { value: "", selected: !here }, "Personal"), groups.map((group) => h("option", { value: group.id, selected: here === group.id }, group.name)));
-  fill(nav, h("a", { href: here ? address(place) : "/", "aria-current": found.view === "workflows" ? "page" : null }, "Workflows"),
-    me.roles.includes(OPERATOR) && h("a", { href: "/app/operators", "aria-current": found.view === "operators" ? "page" : null }, "Operators"));
-  fill(who, groups.length ? [h("label", { for: "place", class: "hidden-text" }, "Whose workflows"), choose] : null,
-    h("span", { class: "muted name" }, me.name), h("a", { href: "/.auth/logout?post_logout_redirect_uri=/" }, "Sign out"));
+  const choose = h(
+    "select",
+    {
+      id: "place",
+      onchange: (event) => go(event.target.value ? address({ kind: "group", id: event.target.value }) : "/"),
+    },
+    h("option", { value: "", selected: !here }, "Personal"),
+    groups.map((group) => h("option", { value: group.id, selected: here === group.id }, group.name)),
+  );
+  fill(
+    nav,
+    h(
+      "a",
+      { href: here ? address(place) : "/", "aria-current": found.view === "workflows" ? "page" : null },
+      "Workflows",
+    ),
+    me.roles.includes(OPERATOR) &&
+      h("a", { href: "/app/operators", "aria-current": found.view === "operators" ? "page" : null }, "Operators"),
+  );
+  fill(
+    who,
+    groups.length ? [h("label", { for: "place", class: "hidden-text" }, "Whose workflows"), choose] : null,
+    h("span", { class: "muted name" }, me.name),
+    h("a", { href: "/.auth/logout?post_logout_redirect_uri=/" }, "Sign out"),
+  );
 }
 
 async function show() {
@@ -53,7 +83,9 @@ async function show() {
   const { signal } = leave;
   const found = parse(location.pathname);
   const root = h("div", { class: `view view-${found.view}` });
-  const title = (said) => { if (!signal.aborted) document.title = `${said} · Truestop`; };
+  const title = (said) => {
+    if (!signal.aborted) document.title = `${said} · Truestop`;
+  };
   const moved = main.firstChild !== null;
   try {
     if (!me) await meet();
@@ -62,9 +94,19 @@ async function show() {
     if (moved) scrollTo(0, 0);
     if (found.view === "missing") {
       title("Not found");
-      fill(root, notice("There is no such page", "The address leads nowhere here.", h("a", { class: "button", href: "/" }, "To the workflows")));
+      fill(
+        root,
+        notice(
+          "There is no such page",
+          "The address leads nowhere here.",
+          h("a", { class: "button", href: "/" }, "To the workflows"),
+        ),
+      );
     } else {
-      const placeName = found.place?.kind === "group" ? (groups.find((group) => group.id === found.place.id)?.name ?? "Group") : "Workflows";
+      const placeName =
+        found.place?.kind === "group"
+          ? (groups.find((group) => group.id === found.place.id)?.name ?? "Group")
+          : "Workflows";
       const view = await VIEWS[found.view]();
       if (signal.aborted) return;
       await view.show({ ...found, root, signal, title, me, placeName });

@@ -75,7 +75,16 @@ export const query = (name) => new URLSearchParams(location.search).get(name);
 export function route(show) {
   document.addEventListener("click", (event) => {
     const link = event.target.closest?.("a[href]");
-    if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+    if (
+      !link ||
+      event.defaultPrevented ||
+      event.button ||
+      event.metaKey ||
+      event.ctrlKey ||
+      event.shiftKey ||
+      event.altKey
+    )
+      return;
     const url = new URL(link.href);
     const ours = url.origin === location.origin && (url.pathname === "/" || url.pathname.startsWith("/app/"));
     if (!ours || link.target || link.hasAttribute("download") || link.getAttribute("href").startsWith("#")) return;

@@ -8,18 +8,23 @@ import { ENDED, statusWord } from "./status.js";
 
 const FORCE = {
   title: "Force this run to end?",
-  detail: "It waits for work that has not stopped in its grace period. Forced, the run ends now as cancelled and nothing late can change it, but what still works may go on for a while outside: the receipt will name it.",
-  yes: "Force it to end", no: "Keep waiting",
+  detail:
+    "It waits for work that has not stopped in its grace period. Forced, the run ends now as cancelled and nothing late can change it, but what still works may go on for a while outside: the receipt will name it.",
+  yes: "Force it to end",
+  no: "Keep waiting",
 };
 const RUN = {
   title: "Stop this run?",
-  detail: "No further step, model call or tool begins once the service answers. What is in flight is stopped, or waited for. Text and artifacts that are there are kept.",
-  yes: "Stop run", no: "Keep running",
+  detail:
+    "No further step, model call or tool begins once the service answers. What is in flight is stopped, or waited for. Text and artifacts that are there are kept.",
+  yes: "Stop run",
+  no: "Keep running",
 };
 const BRANCH = {
   title: "Stop only this part?",
   detail: "It and what is below it stop. The rest of the run goes on.",
-  yes: "Stop this part", no: "Keep running",
+  yes: "Stop this part",
+  no: "Keep running",
 };
 
 /** Ask, then POST `path`. Answers the service's answer, or null. `watch` gets a function that tells the dialog of changes. */
@@ -31,16 +36,24 @@ function ask(what, path, body, watch = () => {}) {
     const note = h("p", { class: "note", role: "alert" });
     const no = h("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, what.no);
     const yes = h("button", { type: "submit", class: "primary" }, what.yes);
-    const form = h("form", { method: "dialog", onsubmit: send },
-      h("h2", { id: "stop-title" }, what.title), h("p", {}, what.detail),
-      h("label", { for: "stop-reason" }, "Reason ", h("span", { class: "muted" }, "(optional)")), reason, note,
-      h("div", { class: "row end" }, no, yes));
+    const form = h(
+      "form",
+      { method: "dialog", onsubmit: send },
+      h("h2", { id: "stop-title" }, what.title),
+      h("p", {}, what.detail),
+      h("label", { for: "stop-reason" }, "Reason ", h("span", { class: "muted" }, "(optional)")),
+      reason,
+      note,
+      h("div", { class: "row end" }, no, yes),
+    );
     const dialog = h("dialog", { "aria-labelledby": "stop-title", class: "stop-dialog", onclose: end }, form);
     const update = (run) => {
       if (busy || answer || (!ENDED.has(run.status) && (run.status !== "cancelling" || what === FORCE))) return;
       const by = run.cancel?.requested_by?.name;
-      note.textContent = run.status === "cancelling" || run.status === "cancelled"
-        ? `${by || "Somebody"} has asked for this already.` : `It has ended by itself: ${statusWord(run.status).toLowerCase()}.`;
+      note.textContent =
+        run.status === "cancelling" || run.status === "cancelled"
+          ? `${by || "Somebody"} has asked for this already.`
+          : `It has ended by itself: ${statusWord(run.status).toLowerCase()}.`;
       yes.remove();
       no.textContent = "Close";
     };
@@ -59,9 +72,10 @@ function ask(what, path, body, watch = () => {}) {
         if (error instanceof Problem && error.code === "run_already_finished") {
           update({ status: error.body.state || "completed" });
         } else {
-          note.textContent = error.status === 0
-            ? "The service can't be reached, so nothing is certain: the run may still be going. Try again."
-            : `It was not accepted: ${error.message}`;
+          note.textContent =
+            error.status === 0
+              ? "The service can't be reached, so nothing is certain: the run may still be going. Try again."
+              : `It was not accepted: ${error.message}`;
         }
       }
     }
@@ -84,12 +98,18 @@ function ask(what, path, body, watch = () => {}) {
 
 /** Stop one branch. Says what of the run goes on. */
 export async function stopBranch(runPath, node) {
-  const answer = await ask({ ...BRANCH, title: `Stop only “${node.name}”?` }, runPath("executions", node.path, "cancel"), {});
+  const answer = await ask(
+    { ...BRANCH, title: `Stop only “${node.name}”?` },
+    runPath("executions", node.path, "cancel"),
+    {},
+  );
   if (!answer) return;
   const left = answer.remaining_active_in_run;
-  tell(answer.run_status === "running"
-    ? `“${node.name}” stops. The run goes on${left ? `, with ${left} ${left === 1 ? "operation" : "operations"} at work` : ""}.`
-    : "The whole run is being stopped.");
+  tell(
+    answer.run_status === "running"
+      ? `“${node.name}” stops. The run goes on${left ? `, with ${left} ${left === 1 ? "operation" : "operations"} at work` : ""}.`
+      : "The whole run is being stopped.",
+  );
 }
 
 /** A Stop button that follows its run: `Stop`, then "Stopping…" with its time, then nothing. */
@@ -98,7 +118,11 @@ export class StopControl {
   constructor({ path, accepted, name }) {
     this.path = path;
     this.accepted = accepted;
-    this.button = h("button", { type: "button", class: "stop", "aria-label": `Stop ${name}`, onclick: () => this.open() }, "Stop");
+    this.button = h(
+      "button",
+      { type: "button", class: "stop", "aria-label": `Stop ${name}`, onclick: () => this.open() },
+      "Stop",
+    );
     this.stopping = h("span", { class: "stopping" });
     this.force = h("button", { type: "button", class: "stop", onclick: () => this.open(true) }, "Force…");
     this.el = h("span", { class: "stop-control" });
@@ -136,7 +160,14 @@ export class StopControl {
     const { status, cancel } = this.run;
     const since = cancel ? now() - Date.parse(cancel.requested_at) : 0;
     const late = Boolean(cancel) && since > cancel.grace_seconds * 1000 + 1000;
-    const mode = status === "queued" || status === "running" ? "stop" : status === "cancelling" ? (late ? "force" : "stopping") : "";
+    const mode =
+      status === "queued" || status === "running"
+        ? "stop"
+        : status === "cancelling"
+          ? late
+            ? "force"
+            : "stopping"
+          : "";
     if (mode !== this.shown) {
       const had = this.el.contains(document.activeElement);
       fill(this.el, { stop: this.button, stopping: this.stopping, force: [this.stopping, this.force], "": "" }[mode]);

@@ -47,7 +47,11 @@ export async function follow(path, token, { apply, state, signal }) {
     if (signal.aborted) return "aborted";
     try {
       const limit = AbortSignal.any([signal, AbortSignal.timeout(WINDOW_MS)]);
-      const answer = await call("GET", withQuery(path, {}), { signal: limit, raw: true, headers: token ? { "Last-Event-ID": token } : {} });
+      const answer = await call("GET", withQuery(path, {}), {
+        signal: limit,
+        raw: true,
+        headers: token ? { "Last-Event-ID": token } : {},
+      });
       state("live");
       failures = 0;
       if (answer.status === 204) return "ended";

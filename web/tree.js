@@ -3,11 +3,11 @@
 import { now } from "./api.js";
 import { h, set, text } from "./dom.js";
 import { took, words } from "./format.js";
+import { progressOf, snippet } from "./row-words.js";
 import { statusIcon, statusWord } from "./status.js";
 
 const OVERSCAN = 6;
 const FOLD_OVER = 50;
-const SNIPPET = 160;
 
 export class TreeView {
   /** `select(path)`: somebody chose a row. */
@@ -22,8 +22,12 @@ export class TreeView {
     this.shape = -1;
     this.narrow = matchMedia("(max-width: 700px)");
     this.el = h("div", {
-      role: "tree", tabindex: 0, class: "tree", "aria-label": "Steps of the run",
-      onkeydown: (event) => this.key(event), onclick: (event) => this.click(event),
+      role: "tree",
+      tabindex: 0,
+      class: "tree",
+      "aria-label": "Steps of the run",
+      onkeydown: (event) => this.key(event),
+      onclick: (event) => this.click(event),
       onfocus: () => this.activate(this.active ?? this.rows[0]?.path, false),
     });
   }
@@ -48,7 +52,8 @@ export class TreeView {
   /** Choose a row, as if it had been clicked; what is above it is unfolded. */
   choose(path) {
     this.chosen = path;
-    for (let up = this.store.nodes.get(path)?.parent; up; up = this.store.nodes.get(up)?.parent) this.folded.set(up, false);
+    for (let up = this.store.nodes.get(path)?.parent; up; up = this.store.nodes.get(up)?.parent)
+      this.folded.set(up, false);
     this.shape = -1;
     this.draw();
   }
@@ -101,13 +106,32 @@ export class TreeView {
   make(path) {
     const parts = {
       said: h("span", { class: "hidden-text" }),
-      twist: h("span", { class: "twist" }), mark: h("span", { class: "mark" }), name: h("span", { class: "node-name" }),
-      kind: h("span", { class: "kind" }), progress: h("span", { class: "progress" }), snippet: h("span", { class: "snippet" }),
-      bar: h("span", { class: "bar" }), took: h("span", { class: "took", "aria-hidden": "true" }),
+      twist: h("span", { class: "twist" }),
+      mark: h("span", { class: "mark" }),
+      name: h("span", { class: "node-name" }),
+      kind: h("span", { class: "kind" }),
+      progress: h("span", { class: "progress" }),
+      snippet: h("span", { class: "snippet" }),
+      bar: h("span", { class: "bar" }),
+      took: h("span", { class: "took", "aria-hidden": "true" }),
     };
-    const el = h("div", { role: "treeitem", id: idOf(path), class: "node" }, parts.said,
-      h("span", { class: "label", "aria-hidden": "true" }, parts.twist, parts.mark, parts.name, parts.kind, parts.progress, parts.snippet),
-      h("span", { class: "lane", "aria-hidden": "true" }, parts.bar), parts.took);
+    const el = h(
+      "div",
+      { role: "treeitem", id: idOf(path), class: "node" },
+      parts.said,
+      h(
+        "span",
+        { class: "label", "aria-hidden": "true" },
+        parts.twist,
+        parts.mark,
+        parts.name,
+        parts.kind,
+        parts.progress,
+        parts.snippet,
+      ),
+      h("span", { class: "lane", "aria-hidden": "true" }, parts.bar),
+      parts.took,
+    );
     el.parts = parts;
     el.dataset.path = path;
     this.drawn.set(path, el);
@@ -121,7 +145,12 @@ export class TreeView {
     el.where = where;
     el.style.transform = `translateY(${y}px)`;
     el.style.setProperty("--level", row.level - 1);
-    set(el, { "aria-level": row.level, "aria-posinset": row.position, "aria-setsize": row.of, "aria-selected": String(this.chosen === row.path) });
+    set(el, {
+      "aria-level": row.level,
+      "aria-posinset": row.position,
+      "aria-setsize": row.of,
+      "aria-selected": String(this.chosen === row.path),
+    });
     el.classList.toggle("active", this.active === row.path);
   }
 
@@ -192,8 +221,13 @@ export class TreeView {
       ArrowUp: () => this.activate(this.rows[Math.max(at - 1, 0)]?.path),
       Home: () => this.activate(this.rows[0]?.path),
       End: () => this.activate(this.rows.at(-1)?.path),
-      ArrowRight: () => inner && (this.isFolded(row.path) ? this.fold(row.path, false) : this.activate(this.rows[at + 1]?.path)),
-      ArrowLeft: () => row && (inner && !this.isFolded(row.path) ? this.fold(row.path, true) : this.activate(this.store.nodes.get(row.path).parent)),
+      ArrowRight: () =>
+        inner && (this.isFolded(row.path) ? this.fold(row.path, false) : this.activate(this.rows[at + 1]?.path)),
+      ArrowLeft: () =>
+        row &&
+        (inner && !this.isFolded(row.path)
+          ? this.fold(row.path, true)
+          : this.activate(this.store.nodes.get(row.path).parent)),
       Enter: () => row && this.pick(row.path),
       " ": () => row && this.pick(row.path),
     };
@@ -204,15 +238,3 @@ export class TreeView {
 }
 
 const idOf = (path) => `node-${path}`;
-
-function progressOf(tally, total) {
-  const done = (tally.completed ?? 0) + (tally.failed ?? 0) + (tally.cancelled ?? 0) + (tally.skipped ?? 0);
-  return `${done} of ${total}${tally.failed ? `, ${tally.failed} failed` : ""}`;
-}
-
-/** The end of a text while it streams, its beginning once it is there. */
-function snippet(node, said) {
-  if (node.error) return node.error.message || node.error.code;
-  const flat = (node.status === "running" ? said.slice(-SNIPPET) : said.slice(0, SNIPPET)).replaceAll(/\s+/g, " ");
-  return node.status === "running" && said.length > SNIPPET ? `…${flat}` : flat;
-}

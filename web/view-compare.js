@@ -18,21 +18,44 @@ export function show({ root, place, workflow, run, signal, title }) {
     const path = (id, ...more) => api(place, [workflow, "runs", id, ...more]);
     const after = await get(path(run), signal);
     const link = (id, label) => h("a", { href: address(place, workflow, "runs", id) }, label);
-    const head = [crumbs(["Workflows", address(place)], ["Workflow", address(place, workflow)], ["Run", address(place, workflow, "runs", run)], ["Compare"]),
-      h("header", { class: "view-head" }, h("h1", { tabindex: -1 }, "Compared with the run that it resumed"))];
+    const head = [
+      crumbs(
+        ["Workflows", address(place)],
+        ["Workflow", address(place, workflow)],
+        ["Run", address(place, workflow, "runs", run)],
+        ["Compare"],
+      ),
+      h("header", { class: "view-head" }, h("h1", { tabindex: -1 }, "Compared with the run that it resumed")),
+    ];
     if (!after.resumed_from) {
       fill(root, head, h("p", {}, "This run resumed no other."));
       return;
     }
     const old = after.resumed_from.run_id ?? after.resumed_from;
     const [before, was, is] = await Promise.all([
-      get(path(old), signal), all(path(old, "executions"), signal), all(path(run, "executions"), signal)]);
-    fill(root, head,
-      table(["What", "Before", "After"], [
-        ["Run", link(before.id, "the run before"), link(after.id, "this run")],
-        ["Status", badge(before.status), badge(after.status)], ["Took", took(before), took(after)],
-        ...["completed", "failed", "cancelled"].map((name) => [words(name), String(before.counts[name]), String(after.counts[name])]),
-      ]), h("h2", { class: "gap" }, "Part by part"), parts(was, is));
+      get(path(old), signal),
+      all(path(old, "executions"), signal),
+      all(path(run, "executions"), signal),
+    ]);
+    fill(
+      root,
+      head,
+      table(
+        ["What", "Before", "After"],
+        [
+          ["Run", link(before.id, "the run before"), link(after.id, "this run")],
+          ["Status", badge(before.status), badge(after.status)],
+          ["Took", took(before), took(after)],
+          ...["completed", "failed", "cancelled"].map((name) => [
+            words(name),
+            String(before.counts[name]),
+            String(after.counts[name]),
+          ]),
+        ],
+      ),
+      h("h2", { class: "gap" }, "Part by part"),
+      parts(was, is),
+    );
   });
 }
 
@@ -42,9 +65,17 @@ function parts(was, is) {
   const paths = [...new Set([...before.keys(), ...after.keys()])].sort((a, b) => (sortKey(a) < sortKey(b) ? -1 : 1));
   const rows = paths.slice(0, SHOWN).map((path) => {
     const [one, other] = [before.get(path), after.get(path)];
-    return [`${"  ".repeat((other ?? one).depth)}${(other ?? one).name}`, one ? badge(one.status) : "—", other ? badge(other.status) : "—", difference(one, other)];
+    return [
+      `${"\u00a0\u00a0".repeat((other ?? one).depth)}${(other ?? one).name}`,
+      one ? badge(one.status) : "—",
+      other ? badge(other.status) : "—",
+      difference(one, other),
+    ];
   });
-  return [table(["Part", "Before", "After", "What happened"], rows), paths.length > SHOWN && h("p", { class: "muted" }, `The first ${SHOWN} of ${paths.length} parts.`)];
+  return [
+    table(["Part", "Before", "After", "What happened"], rows),
+    paths.length > SHOWN && h("p", { class: "muted" }, `The first ${SHOWN} of ${paths.length} parts.`),
+  ];
 }
 
 function difference(one, other) {

@@ -1,12 +1,14 @@
 // Create and edit a workflow: a form for every kind of step, checked by the service as one types; and its JSON.
 
 import { all, api, call, get, withQuery } from "./api.js";
+import { definitionForm } from "./definition-form.js";
 import { fill, h, text } from "./dom.js";
 import { Form } from "./fields.js";
 import { relative } from "./format.js";
-import { COMMON, GENERAL, SETTINGS, STEPS, SUB_AGENT, TEMPLATES, TRIGGERS } from "./kinds.js";
 import { crumbs, loading, once, tabs, tell } from "./parts.js";
 import { address, go } from "./router.js";
+import { subAgents } from "./step-forms.js";
+import { TEMPLATES } from "./templates.js";
 
 const ADDED = ["id", "scope", "etag", "created_at", "updated_at", "runtime"];
 const CHECK_AFTER_MS = 350;
@@ -17,8 +19,17 @@ export function show({ root, place, workflow, signal, title }) {
   return loading(root, signal, async () => {
     title(workflow ? "Edit" : "New workflow");
     const [tools, workflows, known] = await Promise.all([
-      get("/api/tools", signal), all(api(place), signal), workflow ? get(api(place, [workflow]), signal) : null]);
-    const editor = new Editor({ root, place, known, signal, lists: { tools: tools.items, workflows: workflows.filter((one) => one.id !== workflow) } });
+      get("/api/tools", signal),
+      all(api(place), signal),
+      workflow ? get(api(place, [workflow]), signal) : null,
+    ]);
+    const editor = new Editor({
+      root,
+      place,
+      known,
+      signal,
+      lists: { tools: tools.items, workflows: workflows.filter((one) => one.id !== workflow) },
+    });
     editor.draw();
   });
 }
@@ -26,18 +37,55 @@ export function show({ root, place, workflow, signal, title }) {
 class Editor {
   constructor({ root, place, known, signal, lists }) {
     Object.assign(this, { root, place, known, signal });
-    this.definition = known ? Object.fromEntries(Object.entries(known).filter(([name]) => !ADDED.includes(name))) : structuredClone(EMPTY);
-    this.form = new Form(() => this.changed(), { ...lists, agents: (...given) => this.agents(...given) });
+    this.definition = known
+      ? Object.fromEntries(Object.entries(known).filter(([name]) => !ADDED.includes(name)))
+      : structuredClone(EMPTY);
+    this.form = new Form(() => this.changed(), { ...lists, agents: subAgents });
     this.saved = JSON.stringify(this.definition);
     this.every = false;
     this.way = "form";
-    this.tabs = tabs("How to edit", [["form", "Form"], ["json", "JSON"]], (id) => { this.way = id; this.drawBody(); });
+    this.tabs = tabs(
+      "How to edit",
+      [
+        ["form", "Form"],
+        ["json", "JSON"],
+      ],
+      (id) => {
+        this.way = id;
+        this.drawBody();
+      },
+    );
     this.panel = h("div", { id: "panel", role: "tabpanel", tabindex: -1 });
     this.problems = h("div", { class: "note", role: "alert" });
     this.verdict = h("span", { class: "muted", role: "status" });
-    this.save = h("button", { type: "button", class: "primary", onclick: () => once(this.save, () => this.store(), (problem) => this.refused(problem, true)) }, "Save");
-    addEventListener("truestop:leave", (event) => { if (this.unsaved && !confirm("Leave without saving?")) event.preventDefault(); }, { signal });
-    addEventListener("beforeunload", (event) => { if (this.unsaved) event.preventDefault(); }, { signal });
+    this.save = h(
+      "button",
+      {
+        type: "button",
+        class: "primary",
+        onclick: () =>
+          once(
+            this.save,
+            () => this.store(),
+            (problem) => this.refused(problem, true),
+          ),
+      },
+      "Save",
+    );
+    addEventListener(
+      "truestop:leave",
+      (event) => {
+        if (this.unsaved && !confirm("Leave without saving?")) event.preventDefault();
+      },
+      { signal },
+    );
+    addEventListener(
+      "beforeunload",
+      (event) => {
+        if (this.unsaved) event.preventDefault();
+      },
+      { signal },
+    );
   }
 
   get unsaved() {
@@ -47,11 +95,42 @@ class Editor {
   draw() {
     const back = this.known ? address(this.place, this.known.id) : address(this.place);
     const name = this.known ? `Edit ${this.known.name}` : "New workflow";
-    const templates = !this.known && h("div", { class: "templates", role: "group", "aria-label": "Templates to start from" }, TEMPLATES.map(([label, about, definition]) =>
-      h("button", { type: "button", onclick: () => this.begin(definition) }, h("strong", {}, label), h("span", { class: "muted" }, about))));
-    fill(this.root, crumbs(...[["Workflows", address(this.place)], this.known && [this.known.name, back], [this.known ? "Edit" : "New"]].filter(Boolean)),
-      h("header", { class: "view-head" }, h("h1", { tabindex: -1 }, name)), templates, this.tabs.el, this.panel,
-      h("div", { class: "save-bar row" }, this.save, h("a", { class: "button", href: back }, "Discard"), this.verdict, this.problems));
+    const templates =
+      !this.known &&
+      h(
+        "div",
+        { class: "templates", role: "group", "aria-label": "Templates to start from" },
+        TEMPLATES.map(([label, about, definition]) =>
+          h(
+            "button",
+            { type: "button", onclick: () => this.begin(definition) },
+            h("strong", {}, label),
+            h("span", { class: "muted" }, about),
+          ),
+        ),
+      );
+    fill(
+      this.root,
+      crumbs(
+        ...[
+          ["Workflows", address(this.place)],
+          this.known && [this.known.name, back],
+          [this.known ? "Edit" : "New"],
+        ].filter(Boolean),
+      ),
+      h("header", { class: "view-head" }, h("h1", { tabindex: -1 }, name)),
+      templates,
+      this.tabs.el,
+      this.panel,
+      h(
+        "div",
+        { class: "save-bar row" },
+        this.save,
+        h("a", { class: "button", href: back }, "Discard"),
+        this.verdict,
+        this.problems,
+      ),
+    );
     this.drawBody();
   }
 
@@ -66,90 +145,35 @@ class Editor {
     this.tabs.select(this.way);
     this.panel.setAttribute("aria-labelledby", `tab-${this.way}`);
     this.form.fields.clear();
-    fill(this.panel, this.way === "json" ? this.json() : this.fields());
+    fill(this.panel, this.way === "json" ? this.json() : this.shape());
     if (this.errors) this.refused({ errors: this.errors }, false);
   }
 
   json() {
-    const area = h("textarea", { class: "json", id: "json", spellcheck: "false", value: JSON.stringify(this.definition, null, 2), oninput: () => {
-      try {
-        this.definition = JSON.parse(area.value);
-        this.changed();
-      } catch (error) {
-        text(this.verdict, `Not JSON yet: ${error.message}`);
-      }
-    } });
+    const area = h("textarea", {
+      class: "json",
+      id: "json",
+      spellcheck: "false",
+      value: JSON.stringify(this.definition, null, 2),
+      oninput: () => {
+        try {
+          this.definition = JSON.parse(area.value);
+          this.changed();
+        } catch (error) {
+          text(this.verdict, `Not JSON yet: ${error.message}`);
+        }
+      },
+    });
     return h("div", { class: "field" }, h("label", { for: "json" }, "Definition"), area);
   }
 
-  fields() {
-    const { definition, form } = this;
-    definition.trigger ??= { kind: "manual" }; // a JSON without one
-    this.steps = h("div", { class: "editor" });
-    this.drawSteps();
-    const add = h("select", { "aria-label": "Kind of the step to add", id: "add-kind" }, Object.entries(STEPS).map(([kind, one]) => h("option", { value: kind }, `${one.label}: ${one.about}`)));
-    return h("div", { class: "editor" }, form.all(definition, GENERAL, ""), this.trigger(), h("h2", {}, "Steps"), this.steps,
-      h("div", { class: "row" }, add, h("button", { type: "button", onclick: () => this.add(add.value) }, "Add step")),
-      h("fieldset", {}, h("legend", {}, "Settings"), form.all(definition, SETTINGS, "")));
-  }
-
-  trigger() {
-    const { definition, form } = this;
-    const body = h("div", { class: "editor" });
-    const pick = h("select", { "aria-label": "What starts a run", onchange: () => {
-      definition.trigger = { kind: pick.value, ...structuredClone(TRIGGERS[pick.value].start) };
-      draw();
-      this.changed();
-    } }, Object.entries(TRIGGERS).map(([kind, one]) => h("option", { value: kind, selected: kind === definition.trigger.kind }, one.label)));
-    const draw = () => fill(body, TRIGGERS[definition.trigger.kind].fields.map((spec) => form.field(definition.trigger, spec, "trigger")));
-    draw();
-    return h("fieldset", {}, h("legend", {}, "What starts a run"), pick, body);
-  }
-
-  drawSteps() {
-    fill(this.steps, this.definition.steps.map((step, i) => this.step(step, i)));
-  }
-
-  step(step, i) {
-    const { steps } = this.definition;
-    const kind = STEPS[step.kind];
-    const act = (label, name, work, disabled) => h("button", { type: "button", class: "quiet", "aria-label": `${label} step ${step.name}`, title: label, disabled, onclick: () => { work(); this.redrawSteps(); } }, name);
-    const fields = kind ? this.form.all(step, kind.fields, `steps.${i}`) : h("p", {}, "This page does not know this kind of step: edit it as JSON.");
-    return h("fieldset", { "data-step": i }, h("legend", {}, `${i + 1}. ${kind?.label ?? step.kind}`),
-      h("div", { class: "step-head" }, h("span", { class: "muted grow" }, kind?.about),
-        act("Move up", "↑", () => steps.splice(i - 1, 0, ...steps.splice(i, 1)), i === 0), act("Move down", "↓", () => steps.splice(i + 1, 0, ...steps.splice(i, 1)), i === steps.length - 1),
-        act("Remove", "✕", () => steps.splice(i, 1), steps.length === 1)),
-      this.form.field(step, { name: "name", label: "Name", type: "string", hint: "Small letters, digits and _; later steps use its output by this name." }, `steps.${i}`),
-      fields, h("details", {}, h("summary", {}, "Limits and failures"), h("div", { class: "pair" }, COMMON.map((spec) => this.form.field(step, spec, `steps.${i}`)))));
-  }
-
-  redrawSteps() {
-    for (const where of [...this.form.fields.keys()]) if (where.startsWith("steps.")) this.form.fields.delete(where);
-    this.drawSteps();
-    this.changed();
-  }
-
-  add(kind) {
-    const { steps } = this.definition;
-    const base = kind.split("_")[0];
-    let name = base;
-    for (let n = 2; steps.some((step) => step.name === name); n += 1) name = `${base}${n}`;
-    steps.push({ kind, name, ...structuredClone(STEPS[kind].start) });
-    this.redrawSteps();
-    this.steps.lastElementChild.querySelector("input").focus();
-  }
-
-  /** The sub-agents of an agent, each with all that an agent has. */
-  agents(form, object, spec, where) {
-    const body = h("div", { class: "editor" });
-    const draw = () => {
-      const list = object.agents ?? [];
-      fill(body, list.map((agent, i) => h("fieldset", {}, h("legend", {}, agent.name || "Sub-agent"), form.all(agent, SUB_AGENT, `${where}.${i}`),
-        h("button", { type: "button", onclick: () => { list.splice(i, 1); if (!list.length) delete object.agents; draw(); this.changed(); } }, "Remove this sub-agent"))),
-      h("button", { type: "button", onclick: () => { object.agents = [...list, { name: `helper${list.length + 1}`, description: "", instructions: "", tools: [] }]; draw(); this.changed(); } }, "Add a sub-agent"));
-    };
-    draw();
-    return body;
+  /** The form; of what is no definition at all there is none. */
+  shape() {
+    const { steps } = this.definition ?? {};
+    if (Array.isArray(steps) && steps.every((step) => step && typeof step === "object")) {
+      return definitionForm(this.form, this.definition);
+    }
+    return h("p", {}, "A definition has a list of steps: this one must be mended as JSON first.");
   }
 
   changed() {
@@ -161,7 +185,10 @@ class Editor {
   async check() {
     const asked = JSON.stringify(this.definition);
     try {
-      const { data } = await call("POST", withQuery(api(this.place), { dry_run: "true" }), { body: this.definition, signal: this.signal });
+      const { data } = await call("POST", withQuery(api(this.place), { dry_run: "true" }), {
+        body: this.definition,
+        signal: this.signal,
+      });
       if (asked !== JSON.stringify(this.definition)) return;
       if (data.valid) this.accepted(data);
       else this.refused(data, this.every);
@@ -174,27 +201,41 @@ class Editor {
     this.errors = null;
     this.form.show([], false);
     text(this.problems, "");
-    text(this.verdict, verdict.next_run_at ? `All is well. The first run is ${relative(verdict.next_run_at)}.` : "All is well.");
+    text(
+      this.verdict,
+      verdict.next_run_at ? `All is well. The first run is ${relative(verdict.next_run_at)}.` : "All is well.",
+    );
   }
 
   refused(problem, every) {
     this.errors = problem.errors?.length ? problem.errors : null;
     if (!this.errors) {
-      text(this.problems, problem.status === 0 ? "The service can't be reached; what you wrote is still here." : problem.message);
+      text(
+        this.problems,
+        problem.status === 0 ? "The service can't be reached; what you wrote is still here." : problem.message,
+      );
       return;
     }
     const rest = this.form.show(this.errors, every);
     text(this.verdict, every ? "" : "Not complete yet.");
     const shown = this.way === "json" ? this.errors : every ? rest : [];
-    fill(this.problems, shown.slice(0, 8).map((error) => h("p", {}, `${error.field}: ${error.message}`)),
-      every && this.way === "form" && rest.length < this.errors.length ? h("p", {}, `${this.errors.length - rest.length} to mend above.`) : null);
+    fill(
+      this.problems,
+      shown.slice(0, 8).map((error) => h("p", {}, `${error.field}: ${error.message}`)),
+      every && this.way === "form" && rest.length < this.errors.length
+        ? h("p", {}, `${this.errors.length - rest.length} to mend above.`)
+        : null,
+    );
     if (every && this.way === "form") this.form.focusFirst();
   }
 
   async store() {
     this.every = true;
     const { data } = this.known
-      ? await call("PUT", api(this.place, [this.known.id]), { body: this.definition, headers: { "If-Match": this.known.etag } })
+      ? await call("PUT", api(this.place, [this.known.id]), {
+          body: this.definition,
+          headers: { "If-Match": this.known.etag },
+        })
       : await call("POST", api(this.place), { body: this.definition });
     this.saved = JSON.stringify(this.definition);
     tell(`${data.name} was saved.`);

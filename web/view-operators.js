@@ -1,12 +1,13 @@
 // For operators: what runs anywhere, what seems stuck, and stopping many runs at once with a reason.
 
-import { get, now, post, withQuery } from "./api.js";
+import { get, now, withQuery } from "./api.js";
+import { askBulkStop, bulkSentence } from "./bulk-stop.js";
 import { fill, h, keyed, text } from "./dom.js";
-import { count, duration, moment, startedBy, time, words } from "./format.js";
-import { copyable, loading, once } from "./parts.js";
+import { count, duration, moment, startedBy } from "./format.js";
+import { copyable, loading } from "./parts.js";
 import { query, setQuery } from "./router.js";
-import { table } from "./receipt.js";
 import { badge, setBadge } from "./status.js";
+import { wedgedView } from "./wedged.js";
 
 const EVERY_MS = 3000;
 const PAGE = 100;
@@ -28,24 +29,85 @@ class Operators {
     this.connection = h("p", { class: "connection", role: "status" });
     this.wedged = h("section", { "aria-label": "What seems stuck" });
     this.body = h("tbody");
-    this.everyone = h("input", { type: "checkbox", "aria-label": "Choose all that are shown", onchange: () => this.chooseAll(this.everyone.checked) });
+    this.everyone = h("input", {
+      type: "checkbox",
+      "aria-label": "Choose all that are shown",
+      onchange: () => this.chooseAll(this.everyone.checked),
+    });
     this.summary = h("p", { class: "muted" });
-    this.stop = h("button", { type: "button", class: "stop", onclick: () => this.ask({ run_ids: [...this.chosen] }, count(this.chosen.size, "run")) });
-    this.stopAll = h("button", { type: "button", class: "stop", onclick: () => this.ask(this.matching(), "every active run that matches the filters") }, "Stop all that match…");
+    this.stop = h("button", {
+      type: "button",
+      class: "stop",
+      onclick: () => this.ask({ run_ids: [...this.chosen] }, count(this.chosen.size, "run")),
+    });
+    this.stopAll = h(
+      "button",
+      {
+        type: "button",
+        class: "stop",
+        onclick: () => this.ask(this.matching(), "every active run that matches the filters"),
+      },
+      "Stop all that match…",
+    );
     this.done = h("div", { role: "status" });
-    const field = (name, label, props) => h("label", { class: "row" }, label, h("input", { type: "text", value: query(name) ?? "", autocomplete: "off", ...props, onchange: (event) => this.filter(name, event.target.value.trim()) }));
-    fill(root, h("header", { class: "view-head" }, h("h1", { tabindex: -1 }, "Operators")), this.connection, this.wedged,
+    const field = (name, label, props) =>
+      h(
+        "label",
+        { class: "row" },
+        label,
+        h("input", {
+          type: "text",
+          value: query(name) ?? "",
+          autocomplete: "off",
+          ...props,
+          onchange: (event) => this.filter(name, event.target.value.trim()),
+        }),
+      );
+    fill(
+      root,
+      h("header", { class: "view-head" }, h("h1", { tabindex: -1 }, "Operators")),
+      this.connection,
+      this.wedged,
       h("h2", {}, "Active runs everywhere"),
-      h("div", { class: "row filters" }, field("scope", "Scope", { placeholder: "user:… or group:…" }), field("workflow_id", "Workflow id"), field("minutes", "Older than, in minutes", { inputmode: "numeric", class: "minutes" })),
-      h("div", { class: "row" }, this.stop, this.stopAll, this.summary), this.done,
-      h("div", { class: "scroll" }, h("table", { class: "operators" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, this.everyone),
-        ["Status", "Run", "Whose", "Started", "Parts"].map((name) => h("th", { scope: "col" }, name)))), this.body)));
+      h(
+        "div",
+        { class: "row filters" },
+        field("scope", "Scope", { placeholder: "user:… or group:…" }),
+        field("workflow_id", "Workflow id"),
+        field("minutes", "Older than, in minutes", { inputmode: "numeric", class: "minutes" }),
+      ),
+      h("div", { class: "row" }, this.stop, this.stopAll, this.summary),
+      this.done,
+      h(
+        "div",
+        { class: "scroll" },
+        h(
+          "table",
+          { class: "operators" },
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              h("th", { scope: "col" }, this.everyone),
+              ["Status", "Run", "Whose", "Started", "Parts"].map((name) => h("th", { scope: "col" }, name)),
+            ),
+          ),
+          this.body,
+        ),
+      ),
+    );
   }
 
   /** The filters, as the service names them. */
   matching() {
     const minutes = Number(query("minutes") || 0);
-    return { ...(query("scope") && { scope: query("scope") }), ...(query("workflow_id") && { workflow_id: query("workflow_id") }), older_than: minutes * MINUTE || 0 };
+    return {
+      ...(query("scope") && { scope: query("scope") }),
+      ...(query("workflow_id") && { workflow_id: query("workflow_id") }),
+      older_than: minutes * MINUTE || 0,
+    };
   }
 
   filter(name, value) {
@@ -56,7 +118,9 @@ class Operators {
 
   async load() {
     const [page, wedged] = await Promise.all([
-      get(withQuery("/api/admin/runs", { status: "active", limit: PAGE, ...this.matching() }), this.signal), get("/api/admin/wedged?limit=20", this.signal)]);
+      get(withQuery("/api/admin/runs", { status: "active", limit: PAGE, ...this.matching() }), this.signal),
+      get("/api/admin/wedged?limit=20", this.signal),
+    ]);
     this.runs = page.items;
     this.next = page.next;
     text(this.connection, "");
@@ -71,7 +135,11 @@ class Operators {
       try {
         await this.load();
       } catch (error) {
-        if (!this.signal.aborted) text(this.connection, error.status === 0 ? "Offline. What you see may be old; it catches up by itself." : error.message);
+        if (!this.signal.aborted)
+          text(
+            this.connection,
+            error.status === 0 ? "Offline. What you see may be old; it catches up by itself." : error.message,
+          );
       }
     }
   }
@@ -79,8 +147,19 @@ class Operators {
   draw() {
     const ids = new Set(this.runs.map((run) => run.id));
     for (const id of this.chosen) if (!ids.has(id)) this.chosen.delete(id);
-    keyed(this.body, this.runs, (run) => `${run.workflow_id} ${run.id}`, (run) => this.row(run), (el, run) => el.update(run));
-    text(this.summary, this.runs.length ? `${this.next ? `The newest ${this.runs.length}` : count(this.runs.length, "active run")}` : "Nothing runs.");
+    keyed(
+      this.body,
+      this.runs,
+      (run) => `${run.workflow_id} ${run.id}`,
+      (run) => this.row(run),
+      (el, run) => el.update(run),
+    );
+    text(
+      this.summary,
+      this.runs.length
+        ? `${this.next ? `The newest ${this.runs.length}` : count(this.runs.length, "active run")}`
+        : "Nothing runs.",
+    );
     this.drawChosen();
   }
 
@@ -98,69 +177,61 @@ class Operators {
   }
 
   row(first) {
-    const box = h("input", { type: "checkbox", "aria-label": `Choose run ${first.id}`, onchange: () => {
-      this.chosen[box.checked ? "add" : "delete"](first.id);
-      this.drawChosen();
-    } });
+    const box = h("input", {
+      type: "checkbox",
+      "aria-label": `Choose run ${first.id}`,
+      onchange: () => {
+        this.chosen[box.checked ? "add" : "delete"](first.id);
+        this.drawChosen();
+      },
+    });
     const state = badge(first.status);
     const spent = h("span", { class: "number" });
     const parts = h("td", { class: "number" });
-    const events = withQuery(`/api/admin/runs/${encodeURIComponent(first.id)}/events`, { scope: first.scope, workflow_id: first.workflow_id });
-    const el = h("tr", {}, h("td", {}, box), h("td", {}, state), h("th", { scope: "row" }, copyable(first.id, "run id"), h("a", { href: events, download: "" , "aria-label": `Events of run ${first.id}` }, "Events")),
-      h("td", {}, h("div", {}, first.scope), h("div", { class: "muted" }, startedBy(first))), h("td", {}, moment(first.started_at ?? first.created_at), " · ", spent), parts);
+    const events = withQuery(`/api/admin/runs/${encodeURIComponent(first.id)}/events`, {
+      scope: first.scope,
+      workflow_id: first.workflow_id,
+    });
+    const el = h(
+      "tr",
+      {},
+      h("td", {}, box),
+      h("td", {}, state),
+      h(
+        "th",
+        { scope: "row" },
+        copyable(first.id, "run id"),
+        h("a", { href: events, download: "", "aria-label": `Events of run ${first.id}` }, "Events"),
+      ),
+      h("td", {}, h("div", {}, first.scope), h("div", { class: "muted" }, startedBy(first))),
+      h("td", {}, moment(first.started_at ?? first.created_at), " · ", spent),
+      parts,
+    );
     el.update = (run) => {
       setBadge(state, run.status);
       text(spent, duration(now() - Date.parse(run.started_at ?? run.created_at)));
       text(parts, `${run.counts.completed} of ${run.counts.total}`);
     };
-    el.choose = (chosen) => { box.checked = chosen.has(first.id); };
+    el.choose = (chosen) => {
+      box.checked = chosen.has(first.id);
+    };
     return el;
   }
 
-  drawWedged({ cancelling, leases, operations }) {
-    const key = JSON.stringify([cancelling, leases, operations].map((list) => list.map((one) => one.run_id)));
+  drawWedged(found) {
+    const key = JSON.stringify(
+      [found.cancelling, found.leases, found.operations].map((list) => list.map((one) => one.run_id)),
+    );
     if (this.wedgedKey === key) return;
     this.wedgedKey = key;
-    const rows = [
-      ...cancelling.map((one) => ["Not settled after its grace", one, `${duration(one.seconds_late * 1000)} late, ${one.in_flight} in flight`]),
-      ...leases.map((one) => ["Its lease has expired", one, `${duration(one.seconds_late * 1000)} ago`]),
-      ...operations.map((one) => [`${words(one.kind)} ${one.name} takes long`, one, ["since ", time(one.started_at)]]),
-    ];
-    fill(this.wedged, rows.length ? [h("h2", {}, "What seems stuck"), table(["What", "Run", "Whose", "How long"],
-      rows.map(([what, one, long]) => [what, copyable(one.run_id, "run id"), one.scope, long]))] : h("p", { class: "muted" }, "Nothing seems stuck."));
+    fill(this.wedged, wedgedView(found));
   }
 
-  /** Ask for the reason, then stop them. The service answers a result for each. */
-  ask(selection, what) {
-    const reason = h("input", { id: "bulk-reason", type: "text", required: true, maxlength: 1000, autocomplete: "off" });
-    const force = h("input", { id: "bulk-force", type: "checkbox" });
-    const note = h("p", { class: "note", role: "alert" });
-    const yes = h("button", { type: "submit", class: "primary" }, "Stop them");
-    const send = (event) => {
-      event.preventDefault();
-      once(yes, async () => {
-        const body = { ...selection, reason: reason.value.trim(), ...(force.checked && { force: true }) };
-        this.told(await post("/api/admin/runs/cancel", body));
-        dialog.close();
-        this.chosen.clear();
-        await this.load();
-      }, (problem) => text(note, problem.status === 0 ? "The service can't be reached, so nothing is certain. Try again." : problem.message));
-    };
-    const form = h("form", { method: "dialog", onsubmit: send }, h("h2", { id: "bulk-title" }, `Stop ${what}?`),
-      h("p", {}, "Their people see your name and the reason. It is kept on record."),
-      h("label", { for: "bulk-reason" }, "Reason"), reason,
-      h("div", { class: "field check gap" }, force, h("label", { for: "bulk-force" }, "Don't wait for work that won't stop")), note,
-      h("div", { class: "row end" }, h("button", { type: "button", onclick: () => dialog.close() }, "Keep running"), yes));
-    const dialog = h("dialog", { "aria-labelledby": "bulk-title", onclose: () => dialog.remove() }, form);
-    document.body.append(dialog);
-    dialog.showModal();
-    reason.focus();
-  }
-
-  told({ results, job }) {
-    const tally = {};
-    for (const { result } of results) tally[result] = (tally[result] ?? 0) + 1;
-    const said = Object.entries(tally).map(([result, n]) => `${n} ${words(result).toLowerCase()}`).join(", ");
-    text(this.done, `${said || "No run was active."}${job ? ` The rest goes on as job ${job.id}.` : ""}`);
+  async ask(selection, what) {
+    const answer = await askBulkStop(selection, what);
+    if (!answer) return;
+    text(this.done, bulkSentence(answer));
+    this.chosen.clear();
+    await this.load();
   }
 }

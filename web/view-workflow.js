@@ -1,17 +1,17 @@
 // A workflow: what it does, its runs with filters, and all that can be done with it.
 
-import { api, call, get, now, post, withQuery } from "./api.js";
+import { api, call, get, post, withQuery } from "./api.js";
+import { askDelete } from "./ask-delete.js";
 import { fill, h, keyed, text } from "./dom.js";
-import { count, duration, relative, startedBy, time, triggerWords, words } from "./format.js";
+import { filtered, historyFilters } from "./history-filters.js";
+import { count, relative, triggerWords, words } from "./format.js";
 import { copyable, crumbs, loading, once, tell } from "./parts.js";
 import { address, go, query, setQuery } from "./router.js";
-import { ACTIVE, ENDED, badge, setBadge } from "./status.js";
-import { StopControl } from "./stop.js";
+import { runRow } from "./run-row.js";
+import { ACTIVE, badge } from "./status.js";
 import { follow, position } from "./stream.js";
 
 const PAGE = 25;
-const STATUSES = ["running", "cancelling", "completed", "failed", "cancelled", "skipped", "queued"];
-const TRIGGERS = ["manual", "schedule", "file_sync", "child_run", "request"];
 const TICK_MS = 1000;
 
 /** Show a workflow. */
@@ -25,18 +25,31 @@ export function show({ root, place, workflow, signal, title }) {
     view.draw();
     const tick = setInterval(() => document.hidden || view.tick(), TICK_MS);
     signal.addEventListener("abort", () => clearInterval(tick));
-    follow(stream, token, { signal, apply: (type, one) => view.apply(type, one), state: (said) => view.connected(said) })
-      .then((end) => end === "restart" && show({ root, place, workflow, signal, title }), (error) => signal.aborted || view.lost(error));
+    follow(stream, token, {
+      signal,
+      apply: (type, one) => view.apply(type, one),
+      state: (said) => view.connected(said),
+    }).then(
+      (end) => end === "restart" && show({ root, place, workflow, signal, title }),
+      (error) => signal.aborted || view.lost(error),
+    );
   });
 }
 
 class WorkflowView {
   constructor({ root, place, definition, signal }) {
-    Object.assign(this, { place, definition, signal, runs: new Map(), after: null, controls: new Map() });
+    Object.assign(this, { place, definition, signal, runs: new Map(), after: null });
     const edit = h("a", { class: "button", href: address(place, definition.id, "edit") }, "Edit");
-    this.run = h("button", { type: "button", class: "primary", onclick: () => once(this.run, () => this.start()) }, "Run");
-    this.toggle = h("button", { type: "button", onclick: () => once(this.toggle, () => this.change({ enabled: !this.definition.enabled })) });
-    const remove = h("button", { type: "button", class: "danger", onclick: () => this.remove(remove) }, "Delete…");
+    this.run = h(
+      "button",
+      { type: "button", class: "primary", onclick: () => once(this.run, () => this.start()) },
+      "Run",
+    );
+    this.toggle = h("button", {
+      type: "button",
+      onclick: () => once(this.toggle, () => this.change({ enabled: !this.definition.enabled })),
+    });
+    const remove = h("button", { type: "button", class: "danger", onclick: () => this.remove() }, "Delete…");
     this.about = h("p", { class: "muted" });
     this.connection = h("p", { class: "connection", role: "status" });
     this.body = h("tbody");
@@ -44,34 +57,70 @@ class WorkflowView {
     this.none = h("p", { class: "muted" });
     this.activity = h("ol", { class: "events" });
     this.lately = h("section", { hidden: true }, h("h2", {}, "Now"), this.activity);
-    fill(root, crumbs(["Workflows", address(place)], [definition.name]),
-      h("header", { class: "view-head" }, h("div", { class: "grow" }, h("h1", { tabindex: -1 }, definition.name),
-        definition.description && h("p", {}, definition.description), this.about, copyable(definition.id, "workflow id")),
-      h("div", { class: "row" }, this.run, edit, this.toggle, remove)),
-      this.connection, this.lately, h("h2", {}, "Runs"), this.filters(),
-      h("div", { class: "scroll" }, h("table", { class: "runs" }, h("thead", {}, h("tr", {}, ["Status", "Started", "Took", "By", "What can be done"].map((name, i) => h("th", { scope: "col" }, i === 4 ? h("span", { class: "hidden-text" }, name) : name)))), this.body)),
-      this.none, this.more);
-  }
-
-  filters() {
-    const choose = (name, label, options) => h("label", { class: "row" }, label, h("select", { onchange: (event) => this.filter(name, event.target.value) },
-      h("option", { value: "" }, "All"), options.map((one) => h("option", { value: one, selected: query(name) === one }, words(one)))));
-    const day = (name, label) => h("label", { class: "row" }, label, h("input", { type: "date", value: query(name) ?? "", onchange: (event) => this.filter(name, event.target.value) }));
-    return h("div", { class: "row filters" }, choose("status", "Status", STATUSES), choose("trigger", "Started by", TRIGGERS), day("from", "From"), day("to", "To"));
+    fill(
+      root,
+      crumbs(["Workflows", address(place)], [definition.name]),
+      h(
+        "header",
+        { class: "view-head" },
+        h(
+          "div",
+          { class: "grow" },
+          h("h1", { tabindex: -1 }, definition.name),
+          definition.description && h("p", {}, definition.description),
+          this.about,
+          copyable(definition.id, "workflow id"),
+        ),
+        h("div", { class: "row" }, this.run, edit, this.toggle, remove),
+      ),
+      this.connection,
+      this.lately,
+      h("h2", {}, "Runs"),
+      historyFilters((name, value) => this.filter(name, value)),
+      h(
+        "div",
+        { class: "scroll" },
+        h(
+          "table",
+          { class: "runs" },
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              ["Status", "Started", "Took", "By", "What can be done"].map((name, i) =>
+                h("th", { scope: "col" }, i === 4 ? h("span", { class: "hidden-text" }, name) : name),
+              ),
+            ),
+          ),
+          this.body,
+        ),
+      ),
+      this.none,
+      this.more,
+    );
   }
 
   filter(name, value) {
     setQuery(name, value);
-    this.load().then(() => this.draw(), (error) => tell(error.message, true));
-  }
-
-  get filtered() {
-    return ["status", "trigger", "from", "to"].some((name) => query(name));
+    this.load().then(
+      () => this.draw(),
+      (error) => tell(error.message, true),
+    );
   }
 
   async load(older = false) {
-    const midnight = (name, day) => (query(name) ? new Date(new Date(`${query(name)}T00:00`).getTime() + day * 86_400_000).toISOString() : null);
-    const asked = { status: query("status"), trigger: query("trigger"), from: midnight("from", 0), to: midnight("to", 1), limit: PAGE, after: older ? this.after : null };
+    const midnight = (name, day) =>
+      query(name) ? new Date(new Date(`${query(name)}T00:00`).getTime() + day * 86_400_000).toISOString() : null;
+    const asked = {
+      status: query("status"),
+      trigger: query("trigger"),
+      from: midnight("from", 0),
+      to: midnight("to", 1),
+      limit: PAGE,
+      after: older ? this.after : null,
+    };
     const page = await get(withQuery(api(this.place, [this.definition.id, "runs"]), asked), this.signal);
     if (!older) this.runs.clear();
     for (const run of page.items) this.runs.set(run.id, run);
@@ -82,7 +131,7 @@ class WorkflowView {
   /** A change of the feed. With filters on, only runs that are shown change: what else fits is asked for anew. */
   apply(type, one) {
     if (type === "workflow") this.definition = one;
-    else if (type === "run" && (this.runs.has(one.id) || !this.filtered)) this.runs.set(one.id, one);
+    else if (type === "run" && (this.runs.has(one.id) || !filtered())) this.runs.set(one.id, one);
     else if (type === "execution" && one.status === "running") this.latest = one;
     this.draw();
   }
@@ -93,20 +142,36 @@ class WorkflowView {
   }
 
   lost(error) {
-    text(this.connection, error.status === 401 ? "You were signed out: reload to sign in." : error.status === 404 ? "This workflow was deleted." : error.message);
+    text(
+      this.connection,
+      error.status === 401
+        ? "You were signed out: reload to sign in."
+        : error.status === 404
+          ? "This workflow was deleted."
+          : error.message,
+    );
   }
 
   draw() {
     const { definition } = this;
     const { runtime } = definition;
     const next = runtime.next_run_at ? ` · next ${relative(runtime.next_run_at)}` : "";
-    text(this.about, `${definition.enabled ? triggerWords(definition.trigger) + next : "Turned off: it starts only by hand"} · ${count(definition.steps.length, "step")} · ${count(runtime.run_count, "run")}`);
+    text(
+      this.about,
+      `${definition.enabled ? triggerWords(definition.trigger) + next : "Turned off: it starts only by hand"} · ${count(definition.steps.length, "step")} · ${count(runtime.run_count, "run")}`,
+    );
     text(this.toggle, definition.enabled ? "Turn off" : "Turn on");
     this.run.hidden = runtime.status !== "idle";
     const shown = [...this.runs.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
-    keyed(this.body, shown, (run) => run.id, (run) => this.row(run), (el, run) => el.update(run));
+    keyed(
+      this.body,
+      shown,
+      (run) => run.id,
+      (run) => runRow(this.place, run, (changed) => this.apply("run", changed)),
+      (el, run) => el.update(run),
+    );
     this.more.hidden = !this.after;
-    text(this.none, shown.length ? "" : this.filtered ? "No run is like that." : "It has not run yet.");
+    text(this.none, shown.length ? "" : filtered() ? "No run is like that." : "It has not run yet.");
     this.drawNow(shown[0]);
   }
 
@@ -121,42 +186,17 @@ class WorkflowView {
     const key = [run.status, completed, total, now?.id].join();
     if (this.nowKey === key) return;
     this.nowKey = key;
-    fill(this.activity, h("li", {}, badge(run.status), h("a", { href }, "Watch this run"), h("span", { class: "muted" }, `${completed} of ${total} parts done`),
-      now && h("span", {}, `${now.name}, ${words(now.kind).toLowerCase()}`)));
-  }
-
-  row(first) {
-    let run = first;
-    const state = badge(run.status);
-    const name = h("a", { href: address(this.place, run.workflow_id, "runs", run.id) }, state, h("span", { class: "hidden-text" }, ` run of ${new Date(run.created_at).toLocaleString()}`));
-    const spent = h("td", { class: "number" });
-    const stop = new StopControl({
-      path: () => api(this.place, [run.workflow_id, "runs", run.id, "cancel"]), name: "this run",
-      accepted: (receipt) => this.apply("run", { ...run, status: receipt.status, cancel: receipt }),
-    });
-    const resume = h("button", { type: "button", class: "quiet", onclick: async () => {
-      const { askResume } = await import("./resume.js");
-      const made = await askResume(api(this.place, [run.workflow_id, "runs", run.id, "resume"]), run);
-      if (made) go(address(this.place, made.workflow_id, "runs", made.id));
-    } }, "Resume…");
-    const compare = run.resumed_from && h("a", { href: address(this.place, run.workflow_id, "runs", run.id, "compare") }, "Compare");
-    const why = h("span", { class: "muted" });
-    const el = h("tr", {}, h("th", { scope: "row" }, name, why), h("td", {}, time(run.started_at ?? run.created_at)), spent, h("td", {}, startedBy(run)), h("td", {}, h("div", { class: "row end" }, compare, resume, stop.el)));
-    el.update = (changed) => {
-      if (ENDED.has(run.status) && !ENDED.has(changed.status)) return;
-      run = changed;
-      setBadge(state, run.status);
-      text(why, run.status === "cancelled" && run.cancel ? ` by ${run.cancel.requested_by?.name ?? "the service"}` : run.error ? ` ${run.error.code}` : "");
-      resume.hidden = !["failed", "cancelled"].includes(run.status);
-      stop.update(run);
-      el.tick();
-    };
-    el.tick = () => {
-      const from = Date.parse(run.started_at ?? run.created_at);
-      text(spent, run.status === "queued" ? "" : duration((run.ended_at ? Date.parse(run.ended_at) : now()) - from));
-      if (run.status === "cancelling") stop.update(run);
-    };
-    return el;
+    fill(
+      this.activity,
+      h(
+        "li",
+        {},
+        badge(run.status),
+        h("a", { href }, "Watch this run"),
+        h("span", { class: "muted" }, `${completed} of ${total} parts done`),
+        now && h("span", {}, `${now.name}, ${words(now.kind).toLowerCase()}`),
+      ),
+    );
   }
 
   tick() {
@@ -169,23 +209,17 @@ class WorkflowView {
   }
 
   async change(patch) {
-    const { data } = await call("PATCH", api(this.place, [this.definition.id]), { body: patch, headers: { "If-Match": this.definition.etag } });
+    const { data } = await call("PATCH", api(this.place, [this.definition.id]), {
+      body: patch,
+      headers: { "If-Match": this.definition.etag },
+    });
     this.definition = data;
     this.draw();
   }
 
-  remove(button) {
-    const no = h("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, "Keep it");
-    const yes = h("button", { type: "button", class: "danger", onclick: () => once(yes, async () => {
-      await call("DELETE", api(this.place, [this.definition.id]), { headers: { "If-Match": this.definition.etag } });
-      dialog.close();
-      tell(`${this.definition.name} was deleted.`);
-      go(address(this.place));
-    }, (problem) => text(note, problem.message)) }, "Delete");
-    const note = h("p", { class: "note", role: "alert" });
-    const dialog = h("dialog", { "aria-labelledby": "delete-title", onclose: () => { dialog.remove(); button.focus(); } },
-      h("h2", { id: "delete-title" }, `Delete “${this.definition.name}”?`), h("p", {}, "Its runs, artifacts and history go with it. This can't be undone."), note, h("div", { class: "row end" }, no, yes));
-    document.body.append(dialog);
-    dialog.showModal();
+  async remove() {
+    if (!(await askDelete(this.definition, api(this.place, [this.definition.id])))) return;
+    tell(`${this.definition.name} was deleted.`);
+    go(address(this.place));
   }
 }
