@@ -238,6 +238,7 @@ def _results(job_id: str, batch: int, done: Done) -> Create:
             "id": f"{_RESULTS}{job_id}:{batch:06d}",
             "type": DocumentType.OPERATOR_RESULTS,
             "results": done.results,
+            "at": now(),
             "ttl": KEPT_SECONDS,
         }
     )

@@ -3,7 +3,7 @@
 1. Runs that ended more than `TRUESTOP_RETENTION_DAYS` ago, with their executions, events, deliveries and blobs. One that a
    later run was resumed from waits for that one.
 2. Receipts older than `TRUESTOP_RECEIPT_DAYS`. They outlive their runs, so that a trigger delivered late starts nothing.
-   And the records of rejected messages.
+   And the records of rejected messages, of operators and of keys.
 3. The rest of deleted workflows.
 4. What dead processes and unread messages left among the blobs.
 5. The history of Durable Functions' instances that ended.
@@ -20,10 +20,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import groupby, pairwise
+from typing import Any
 
+from shared import keys, operator_cancels, operator_log
 from shared.errors import NotFound, StoreError
 from shared.ids import to_text
-from shared.names import OUTCOME_LOST, REMOVING, DocumentType
+from shared.names import OUTCOME_LOST, REMOVING, DocumentType, EventType
 from shared.orchestration import Orchestrations
 from shared.queue_bodies import PREFIX as MESSAGES
 from shared.queue_intake import RECORD_SECONDS
@@ -45,6 +47,15 @@ UNREAD_MESSAGES = timedelta(days=8)
 PURGE_SECONDS = 60.0
 PURGE_WINDOWS = 7
 """Days before the cutoff whose instances are purged a day at a time; older ones together, which are there after a pause."""
+RECORDS: tuple[tuple[Any, ...], ...] = (
+    (DocumentType.REJECTED, "created_at", RECORD_SECONDS),
+    (DocumentType.OPERATOR_EVENT, "at", operator_log.KEPT_SECONDS),
+    (DocumentType.OPERATOR_JOB, "created_at", operator_cancels.KEPT_SECONDS),
+    (DocumentType.OPERATOR_RESULTS, "at", operator_cancels.KEPT_SECONDS),
+    (DocumentType.KEY_EVENT, "at", keys.USES_KEPT_SECONDS, FieldIn("event_type", (EventType.KEY_USED,))),
+    (DocumentType.KEY_EVENT, "at", keys.KEPT_SECONDS),
+)
+"""What is kept for a time of its own: the type, the field that says since when, seconds, and which of them."""
 _LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -80,7 +91,7 @@ async def retain(
     Each part is tried, at least with one batch. Raises `StoreError` when a list can't be read.
     """
     work = _Pass(services, moment or datetime.now(UTC), time.monotonic() + seconds)
-    for part in (_runs, _receipts, _rejected, _deleted_workflows, _blobs):
+    for part in (_runs, _receipts, _records, _deleted_workflows, _blobs):
         await part(work)
     await _instances(work, orchestrations)
     return work.removed
@@ -120,9 +131,10 @@ async def _receipts(work: _Pass) -> None:
     await _delete(work, "receipts", Query(DocumentType.RECEIPT, None, closed))
 
 
-async def _rejected(work: _Pass) -> None:
-    cutoff = to_text(work.moment - timedelta(seconds=RECORD_SECONDS))
-    await _delete(work, "rejected", Query(DocumentType.REJECTED, None, (Compare("created_at", "<", cutoff),)))
+async def _records(work: _Pass) -> None:
+    for kind, since, seconds, *where in RECORDS:
+        old = Compare(since, "<", to_text(work.moment - timedelta(seconds=seconds)))
+        await _delete(work, kind, Query(kind, None, (old, *where)))
 
 
 async def _delete(work: _Pass, kind: str, query: Query) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from activities import lifecycle
-from shared import workflows
+from shared import keys, operator_log, workflows
 from shared.errors import AlreadyProduced, NotFound, Problem, Unavailable
 from shared.executions import RunRef
-from shared.names import DocumentType
+from shared.identity import Caller
+from shared.names import DocumentType, EventType
 from shared.outputs import load as load_output
+from shared.permissions import KeyScope
 from shared.queue_intake import REJECTED, reject
 from shared.removal import remove_run
 from shared.resume import Resume, resume_run
@@ -163,6 +165,21 @@ async def test_records_of_rejected_messages_go_after_a_month(world: World) -> No
     assert not (await retain(world.services, FakeOrchestrations()))["rejected"]
     assert (await retain(world.services, FakeOrchestrations(), LATER))["rejected"] == 1
     assert await documents(world, REJECTED) == []
+
+
+async def test_records_of_keys_and_operators_go_when_their_time_is_over(world: World) -> None:
+    """Guards a store without a time to live of its own; a key that is still good stays."""
+    services, client = world.services, FakeOrchestrations()
+    pia = Caller("pia", "Pia")
+    _, text = await keys.make(services, pia, pia.scope, "k", [KeyScope.READ], 365)
+    await keys.caller_of(services, text)
+    await operator_log.note(services, EventType.OPERATOR_EXPORTED, pia.as_dict())
+    month, years = datetime.now(UTC) + timedelta(days=31), datetime.now(UTC) + timedelta(days=800)
+    assert not set(await retain(services, client)) & {"key_event", "operator_event"}
+    assert (await retain(services, client, month))["key_event"] == 1  # the use
+    removed = await retain(services, client, years)
+    assert (removed["key_event"], removed["operator_event"]) == (1, 1)
+    assert [one["name"] for one in await keys.of_scope(services, pia.scope)] == ["k"]
 
 
 def test_receipts_must_be_kept_for_longer_than_runs() -> None:
