@@ -14,21 +14,9 @@ import pytest
 
 import truestop
 from scripts.generate_sync_client import PACKAGE, generated
-from tests.client.conftest import Steps, model
+from tests.client.conftest import LONG, Steps, model, wait_for_step, wait_for_text
 from tests.support.host import ROOT
-from tests.support.waiting import eventually, eventually_sync
-
-LONG = model("[[tokens=2000 delay=10ms]] Tell me a long story")
-
-
-def wait_for_text(run: truestop.Run) -> None:
-    """Wait until a model call of the run has text."""
-    eventually_sync(lambda: [one for one in run.executions() if one.output_preview], what="text arrives")
-
-
-def wait_for_step(run: truestop.Run, path: str) -> None:
-    """Wait until an execution has begun."""
-    eventually_sync(lambda: any(one.path == path for one in run.executions()), what=f"{path} has begun")
+from tests.support.waiting import eventually
 
 
 def test_a_run_is_started_in_one_thread_and_cancelled_from_another(client: truestop.Client, workflow: Steps) -> None:
