@@ -23,6 +23,7 @@ from shared.access import Grant, confirm, decide
 from shared.definitions import invalid, validation_errors
 from shared.errors import Misconfigured, Problem, Throttled, TooLarge, Unavailable
 from shared.identity import Caller, identify
+from shared.jsontext import parsed
 from shared.permissions import Access, Place, Rule, declare
 from shared.services import Services, get_services
 from shared.store.port import Page, Query
@@ -96,10 +97,7 @@ class Call:
         if not body.strip():
             return {}
         try:
-            value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
-            if b"\\u" in body:
-                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text that can be stored
-            return value
+            return parsed(body.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise Problem(400, "malformed_json", f"the body is not JSON: {error}") from None
 
@@ -147,10 +145,6 @@ class Call:
         if not text.isascii() or not text.isdigit():
             raise Problem(412, "revision_changed", "If-Match names no revision of this workflow")
         return int(text[:18])
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def foreign_token() -> Problem:

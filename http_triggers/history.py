@@ -106,7 +106,7 @@ async def get_cancellation(call: Call) -> Answer:
 async def get_artifacts(call: Call) -> Answer:
     """GET …/artifacts, and …/artifacts/{path}: the list, or one artifact's content."""
     run = await read_run(call)
-    found = [one for execution in await executions_of(call.services, run) for one in artifacts(execution)]
+    found = [one async for execution in executions_of(call.services, run) for one in artifacts(execution)]
     path = call.route("path")
     if not path:
         shown_fields = ("what", "size", "content_type", "execution_id", "at")

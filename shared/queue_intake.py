@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from shared.definitions import invalid, validation_errors
 from shared.errors import Conflict, Problem
 from shared.ids import now
+from shared.jsontext import parsed
 from shared.names import DocumentType
 from shared.outputs import preview
 from shared.queues import MAX_BODY, POISON
@@ -39,18 +40,13 @@ def read_message(text: str, model: type[Model]) -> Model:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT:
         raise Problem(413, "body_too_large", f"the message is over {MAX_TEXT} bytes")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text that can be stored
+        value = parsed(text)
     except (ValueError, RecursionError) as error:
         raise Problem(400, "malformed_json", f"the message is not JSON: {error}") from None
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise invalid(validation_errors(error), "the message") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 async def reject(services: Services, queue: str, text: str, problem: Problem) -> None:

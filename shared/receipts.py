@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Problem
@@ -28,26 +28,34 @@ async def cancel_receipt(services: Services, run: Document) -> dict[str, Any]:
     cancel = run["cancel"]
     if cancel is None:
         raise Problem(404, "not_cancelled", "no cancel was accepted for this run")
-    executions = await executions_of(services, run)
+    in_flight: list[dict[str, Any]] = []
+    effects: list[dict[str, Any]] = []
+    async for one in executions_of(services, run):
+        effects += side_effects(one)
+        if _was_in_flight(one, run):
+            in_flight.append(_in_flight(one))
     return {
         "run_id": run["id"],
         "status": run["status"],
         **{key: cancel[key] for key in ("requested_at", "requested_by", "source", "reason", "grace_seconds")},
         **{key: cancel[key] for key in ("observed_at", "stopped_at", "acknowledged", "forced")},
-        "in_flight": [_in_flight(one) for one in executions if _was_in_flight(one, run)],
-        "side_effects": [effect for execution in executions for effect in side_effects(execution)],
+        "in_flight": in_flight,
+        "side_effects": effects,
     }
 
 
-async def executions_of(services: Services, run: Document) -> list[Document]:
-    """All of the run's executions, in path order."""
-    own = Query(DocumentType.EXECUTION, run_ref(run).partition, (Prefix("id", f"{run['id']}:"),), limit=PAGE)
-    page = await services.store.query(own)
-    found = page.items
-    while page.next is not None:
-        page = await services.store.query(replace(own, after=page.next))
-        found += page.items
-    return found
+async def executions_of(services: Services, run: Document) -> AsyncIterator[Document]:
+    """All of the run's executions in path order, a page at a time: there may be many, each with its previews."""
+    after: str | None = None
+    while True:
+        own = (Prefix("id", f"{run['id']}:"),)
+        page = await services.store.query(
+            Query(DocumentType.EXECUTION, run_ref(run).partition, own, limit=PAGE, after=after)
+        )
+        for one in page.items:
+            yield one
+        if (after := page.next) is None:
+            return
 
 
 def _was_in_flight(execution: Document, run: Document) -> bool:

@@ -223,7 +223,8 @@ async def test_what_a_sender_may_not_ask_is_rejected_at_once_and_found_by_operat
 
 
 @pytest.mark.parametrize(
-    "text", ["", "hello", "[1]", "null", '{"a": NaN}', '{"input": "\\ud800"}', "[" * 40_000, "\ud800"]
+    "text",
+    ["", "hello", "[1]", "null", '{"a": NaN}', '{"input": 1e999}', '{"input": "\\ud800"}', "[" * 40_000, "\ud800"],
 )
 async def test_what_is_not_a_json_object_is_rejected_at_once(asked: Asked, text: str) -> None:
     """Guards the queue against messages that nobody can ever work on."""
