@@ -20,9 +20,9 @@ from tests.support.node import or_skipped
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium."""
+    """Chromium. Not for the session: while Playwright is open its event loop runs, and no other test could run one."""
     with or_skipped("Chromium"), launched() as one:
         yield one
 
