@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from shared.steps import STEP_KINDS
@@ -114,6 +115,21 @@ def test_a_template_is_tried_in_json_and_saved(open_page: Open, api: Api) -> Non
     expect(page.get_by_label("Name", exact=True).first).to_have_value("Each morning")
     workflow = saved(page, api)
     assert (workflow["name"], workflow["trigger"]["time_zone"]) == ("Each morning", "Europe/Paris")
+
+
+@pytest.mark.parametrize(
+    "given", ["5", "null", '{"steps": 1}', '{"steps": [null]}', '{"name": "x", "steps": [{"kind": "new"}]}']
+)
+def test_json_that_is_no_definition_breaks_nothing(open_page: Open, given: str) -> None:
+    """Guards the form against what people paste: it says so, and the JSON is still there to be mended."""
+    page = open_page(NEW)
+    page.get_by_role("tab", name="JSON").click()
+    page.get_by_label("Definition").fill(given)
+    expect(page.locator(".save-bar")).to_contain_text("Not complete yet.")
+    page.get_by_role("tab", name="Form").click()
+    expect(page.locator("#panel")).to_contain_text(re.compile("mended as JSON|does not know this kind"))
+    page.get_by_role("tab", name="JSON").click()
+    json.loads(page.get_by_label("Definition").input_value())
 
 
 def test_every_template_is_one_that_the_service_takes(open_page: Open) -> None:

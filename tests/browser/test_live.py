@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from playwright.sync_api import Page, expect
 
@@ -34,7 +36,8 @@ def test_a_reload_and_a_lost_network_lose_and_double_nothing(
     page.context.set_offline(True)
     expect(page.locator(".connection")).to_contain_text("Offline")
     run.wait("completed")
-    page.context.set_offline(False)
+    with page.expect_response(lambda answer: "/stream?" in answer.url and answer.status == 204):
+        page.context.set_offline(False)
     expect(page.locator(".view-head .badge")).to_have_text("Completed")
     expect(page.locator(".connection")).to_be_hidden()
     page.get_by_role("tab", name="Events").click()
@@ -43,6 +46,20 @@ def test_a_reload_and_a_lost_network_lose_and_double_nothing(
     page.locator(".node", has_text="model").first.click()
     said = page.get_by_label("Output", exact=True).text_content()
     assert said == run.executions()["s01.m"]["output_preview"]
+
+
+def test_times_are_of_the_readers_zone_and_ids_can_be_copied(open_page: Open, api: Api) -> None:
+    """Guards readers elsewhere: what the service says in UTC is shown in their own time; an id goes to the clipboard."""
+    run = (workflow := writing(api, tokens=1)).run()
+    options = {"timezone_id": "Asia/Kolkata", "permissions": ["clipboard-read", "clipboard-write"]}
+    page = open_page(address(workflow, run), **options)
+    shown = page.locator(".facts-line time")
+    expect(shown).to_be_visible()
+    started = datetime.fromisoformat(shown.get_attribute("datetime") or "")
+    assert shown.inner_text() == started.astimezone(ZoneInfo("Asia/Kolkata")).strftime("%H:%M:%S")
+    page.get_by_role("button", name=f"Copy run id {run.id}").click()
+    expect(page.locator("#announcements")).to_have_text("Copied run id.")
+    assert page.evaluate("() => navigator.clipboard.readText()") == run.id
 
 
 def test_a_deep_link_shows_the_same_again(open_page: Open, api: Api) -> None:
@@ -172,7 +189,7 @@ def test_a_hidden_page_asks_for_nothing(open_page: Open, api: Api) -> None:
     before = len(windows)
     run.cancel()
     run.wait("cancelled")
-    page.wait_for_timeout(50)  # lets the driver tell of requests
+    page.wait_for_timeout(800)  # a page that did ask would do so 0.2 s after its last window
     assert len(windows) == before
     page.evaluate("() => { window.away = false; document.dispatchEvent(new Event('visibilitychange')); }")
     expect(page.locator(".notice")).to_contain_text("Cancelled by ")
