@@ -32,7 +32,13 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         " Reads the app's settings TRUESTOP_COSMOS_ENDPOINT, _KEY (unset: your own identity), _DATABASE and _CONTAINER.",
     )
     parser.parse_args(arguments)
-    return _init(environment)
+    try:
+        return _init(environment)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "shared":
+            raise
+        print("This sets up the app's stores: run it in the app's folder.", file=sys.stderr)  # noqa: T201
+        return 1
 
 
 def _init(environment: Mapping[str, str]) -> int:

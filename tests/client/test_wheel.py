@@ -13,11 +13,11 @@ from tests.support.host import ROOT
 PIP_SECONDS = 180
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """What a command prints; it must succeed."""
+def run(*command: str | Path, cwd: Path, code: int = 0) -> str:
+    """What a command prints; it must end with `code`."""
     done = subprocess.run([*command], cwd=cwd, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
 
 
 def test_the_wheel_works_where_nothing_else_is_installed(tmp_path: Path, server: str, user: str) -> None:
@@ -40,3 +40,6 @@ def test_the_wheel_works_where_nothing_else_is_installed(tmp_path: Path, server:
     assert run(programs / "python", "-c", script, cwd=tmp_path).split() == [user, "True", "None", "None"]
     command = [programs / "truestop", "workflows", "list", "--json", "--server", server, "--user", user]
     assert run(*command, cwd=tmp_path).strip() == "[]"
+    assert "run it in the app's folder" in run(
+        programs / "python", "-m", "truestop.admin", "init", cwd=tmp_path, code=1
+    )
