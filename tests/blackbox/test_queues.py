@@ -68,11 +68,13 @@ async def check(client: httpx.Client, ask: Ask) -> None:
         assert {message["type"] for message in receiver.messages()} == {"notify", "run.completed"}
         assert len(set(receiver.ids())) == 2
         assert {message["data"]["run_id"] for message in receiver.messages()} == {run["id"]}
-        shown = await in_thread(api.all, f"{workflow.path}/deliveries")
-        assert sorted((one["event"], one["status"]) for one in shown) == [
-            ("notify", "delivered"),
-            ("run.completed", "delivered"),
-        ]
+
+        async def all_delivered() -> list[Json] | None:
+            shown = await in_thread(api.all, f"{workflow.path}/deliveries")
+            return shown if all(one["status"] == "delivered" for one in shown) else None
+
+        shown = await eventually(all_delivered, 10, "the receiver's answers are on record")
+        assert sorted(one["event"] for one in shown) == ["notify", "run.completed"]
         assert sorted(one["attempts"] for one in shown) == [1, 2]
         definition = await in_thread(workflow.get)
         assert "secret" not in json.dumps([definition, shown, run])
