@@ -15,6 +15,7 @@ from shared import operation_context
 from shared.documents import Documents
 from shared.errors import Unavailable
 from shared.names import Kind
+from shared.receipts import cancel_receipt
 from shared.states import RunStatus
 from shared.store.port import Create, Document, Op, Partition, Patch
 from tests.support.waiting import eventually
@@ -134,3 +135,28 @@ async def test_what_a_failed_attempt_left_inside_ends_with_a_cancel_that_comes_b
         assert (await steps.run(slow.services, ref, "s01"))["status"] == "cancelled"
         run = await slow.run(ref)
         assert (run["status"], run["in_flight"]) == (RunStatus.CANCELLED, 0)
+
+
+async def test_an_orderly_end_of_the_host_is_no_cancel_of_what_is_inside(tmp_path: Path) -> None:
+    """Guards the receipt: a call that the end of its process stopped was not in flight when a later cancel came."""
+    async with open_world(tmp_path, streaming(10_000)) as world:
+        slow, store, ref = await comparing(world)
+        store.arrive.set()
+        work = asyncio.create_task(steps.run(slow.services, ref, "s01"))
+        await eventually(lambda: slow.model.open)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await eventually(lambda: left_behind(slow, ref))
+        await slow.cancel(ref)
+        assert (await steps.run(slow.services, ref, "s01"))["status"] == "cancelled"
+        run = await slow.run(ref)
+        receipt = await cancel_receipt(slow.services, run)
+    assert (run["status"], run["in_flight"]) == (RunStatus.CANCELLED, 0)
+    told = {one["execution_id"].partition(":")[2]: one["outcome"] for one in receipt["in_flight"]}
+    assert told == {"s01": "lost"}
+
+
+async def left_behind(world: World, ref: Any) -> bool:
+    """Whether the model call has ended, and the operation around it is still on record as working."""
+    tree = await world.executions(ref)
+    return (tree["s01"]["status"], tree["s01.m"]["status"]) == ("running", "pending")
