@@ -150,7 +150,7 @@ async def test_a_run_that_was_just_accepted_is_not_touched(tmp_path: Path) -> No
 @pytest.mark.parametrize("state", ["Failed", "Completed", None])
 async def test_a_run_that_can_not_be_started_for_long_is_cancelled(tmp_path: Path, state: str | None) -> None:
     """Guards against a workflow that is busy for ever: an instance that always dies, a hub that takes none."""
-    async with scene(tmp_path, ECHO, start_give_up_seconds="0.001") as one:
+    async with scene(tmp_path, ECHO, start_give_up_seconds="0.0000001") as one:
         one.durable.forget(one.ref)
         if state is not None:
             one.durable.put(one.ref, state)
