@@ -13,6 +13,7 @@ const VIEWS = {
   compare: () => import("./view-compare.js"),
   operators: () => import("./view-operators.js"),
 };
+const AUTHORS = new Set(["Owner", "Admin"]);
 const OPERATOR = "Truestop.Admin";
 
 let me = null;
@@ -77,6 +78,12 @@ function drawTop(found) {
   );
 }
 
+/** Whether the reader may write here. The service decides; this only leaves out what it would refuse. */
+function mayAuthor(place) {
+  if (place?.kind !== "group") return true;
+  return AUTHORS.has(groups.find((group) => group.id === place.id)?.role);
+}
+
 async function show() {
   leave.abort();
   leave = new AbortController();
@@ -109,7 +116,7 @@ async function show() {
           : "Workflows";
       const view = await VIEWS[found.view]();
       if (signal.aborted) return;
-      await view.show({ ...found, root, signal, title, me, placeName });
+      await view.show({ ...found, root, signal, title, placeName, author: mayAuthor(found.place) });
     }
     if (moved && !signal.aborted) (root.querySelector("h1") ?? main).focus({ preventScroll: true });
   } catch (error) {

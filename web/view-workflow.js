@@ -15,11 +15,12 @@ const PAGE = 25;
 const TICK_MS = 1000;
 
 /** Show a workflow. */
-export function show({ root, place, workflow, signal, title }) {
+export function show({ root, place, workflow, signal, title, author }) {
   return loading(root, signal, async () => {
     const stream = api(place, [workflow, "stream"]);
     const token = await position(stream, signal);
-    const view = new WorkflowView({ root, place, definition: await get(api(place, [workflow]), signal), signal });
+    const definition = await get(api(place, [workflow]), signal);
+    const view = new WorkflowView({ root, place, definition, signal, author });
     title(view.definition.name);
     await view.load();
     view.draw();
@@ -30,14 +31,14 @@ export function show({ root, place, workflow, signal, title }) {
       apply: (type, one) => view.apply(type, one),
       state: (said) => view.connected(said),
     }).then(
-      (end) => end === "restart" && show({ root, place, workflow, signal, title }),
+      (end) => end === "restart" && show({ root, place, workflow, signal, title, author }),
       (error) => signal.aborted || view.lost(error),
     );
   });
 }
 
 class WorkflowView {
-  constructor({ root, place, definition, signal }) {
+  constructor({ root, place, definition, signal, author }) {
     Object.assign(this, { place, definition, signal, runs: new Map(), after: null });
     const edit = h("a", { class: "button", href: address(place, definition.id, "edit") }, "Edit");
     this.run = h(
@@ -71,7 +72,7 @@ class WorkflowView {
           this.about,
           copyable(definition.id, "workflow id"),
         ),
-        h("div", { class: "row" }, this.run, edit, this.toggle, remove),
+        h("div", { class: "row" }, this.run, author && [edit, this.toggle, remove]),
       ),
       this.connection,
       this.lately,

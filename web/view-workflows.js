@@ -12,10 +12,10 @@ const BUSY_MS = 1500;
 const CALM_MS = 5000;
 
 /** Show the list. */
-export function show({ root, place, signal, title, placeName }) {
+export function show({ root, place, signal, title, placeName, author }) {
   title(placeName);
   return loading(root, signal, async () => {
-    const view = new List({ root, place, placeName });
+    const view = new List({ root, place, placeName, author });
     await view.load(signal);
     view.draw();
     view.keepUp(signal);
@@ -23,8 +23,8 @@ export function show({ root, place, signal, title, placeName }) {
 }
 
 class List {
-  constructor({ root, place, placeName }) {
-    Object.assign(this, { root, place, items: [], text: query("q") ?? "", status: query("status") ?? "" });
+  constructor({ root, place, placeName, author }) {
+    Object.assign(this, { root, place, author, items: [], text: query("q") ?? "", status: query("status") ?? "" });
     const find = h("input", {
       type: "search",
       id: "find",
@@ -59,7 +59,7 @@ class List {
         "header",
         { class: "view-head" },
         h("div", { class: "grow" }, h("h1", { tabindex: -1 }, placeName)),
-        h("a", { class: "button primary", href: address(place, "new") }, "New workflow"),
+        author && h("a", { class: "button primary", href: address(place, "new") }, "New workflow"),
       ),
       this.tools,
       this.offline,
@@ -127,7 +127,7 @@ class List {
         ? message(
             "No workflows yet",
             "A workflow is a list of steps: read documents, ask a model, write a file. Begin with a template or from nothing.",
-            h("a", { class: "button primary", href: address(this.place, "new") }, "New workflow"),
+            this.author && h("a", { class: "button primary", href: address(this.place, "new") }, "New workflow"),
           )
         : state
           ? h("p", { class: "muted" }, "No workflow is like that.")

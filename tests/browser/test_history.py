@@ -108,7 +108,7 @@ def test_offline_is_said_and_trying_again_works(open_page: Open, api: Api, expec
 
 
 def test_a_member_who_may_not_write_is_told_so(open_page: Open, api: Api, expected_errors: list[str]) -> None:
-    """Guards rights: the service refuses, and the page says which role it takes, keeping what was written."""
+    """Guards rights: the page offers nothing that is refused, and says which role it takes when it is tried anyway."""
     expected_errors.append("403")
     group = api.ok("POST", "/api/groups", 201, json={"name": "Readers"})["id"]
     bob = f"bob-{api.user}"
@@ -116,6 +116,7 @@ def test_a_member_who_may_not_write_is_told_so(open_page: Open, api: Api, expect
     page = open_page("/", user=bob)
     page.get_by_label("Whose workflows").select_option("Readers")
     expect(page.get_by_role("heading", name="Readers")).to_be_visible()
+    expect(page.get_by_role("link", name="New workflow")).to_have_count(0)
     page.goto(page.url + "/new")
     page.get_by_label("Name", exact=True).first.fill("Mine")
     expect(page.locator(".save-bar")).to_contain_text("this takes the role Owner or Admin")
