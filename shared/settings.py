@@ -44,7 +44,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("TRUESTOP_DEV_USER", None, "Who you are on a development host without sign-in. Ignored on Azure."),
     Setting("TRUESTOP_POLL_SECONDS", "0.25", "How often each process looks whether its active runs were cancelled."),
-    Setting("TRUESTOP_FENCE_SECONDS", "10", "A heartbeat unchanged for this long has expired; see docs/explanation."),
+    Setting("TRUESTOP_FENCE_SECONDS", "10", "A heartbeat unchanged for this long has expired; see docs/design.md."),
     Setting("TRUESTOP_LEASE_SECONDS", "900", "How long a run's lock is held without renewal."),
     Setting(
         "TRUESTOP_START_AFTER_SECONDS", "60", "A run still queued after this long is started again by `reconcile`."

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from http_triggers import blueprint as _registered  # noqa: F401 - it registers every route
-from http_triggers.api import ROUTES
+from http_triggers.api import ROUTES, Route
 from http_triggers.contract import Operation, operation_of, problems_of
 from shared import names, states, steps, triggers
 from shared.definitions import Definition
@@ -94,7 +94,7 @@ def routes() -> str:
     """Every route: what it takes, what it answers, what it refuses with."""
 
     def rows() -> Iterator[Sequence[str]]:
-        for name, route in sorted(ROUTES.items(), key=lambda item: (item[1].route, item[1].method)):
+        for name, route in sorted(ROUTES.items(), key=lambda item: _order(item[1])):
             if "api/group/" in route.route or not route.route.startswith("api/"):
                 continue
             operation = operation_of(name)
@@ -104,6 +104,12 @@ def routes() -> str:
             yield f"{route.method} `{path}`", _taken(operation), answers, refusals
 
     return table(("route", "takes", "answers", "refuses with"), rows())
+
+
+def _order(route: Route) -> tuple[int, str, str]:
+    """One's own workflows first, what is the operators' last."""
+    first = 0 if route.route.startswith("api/user/") else 2 if route.route.startswith("api/admin/") else 1
+    return first, route.route, route.method
 
 
 def _taken(operation: Operation) -> str:

@@ -109,7 +109,12 @@ def matches(shown: str, came: str, ids: dict[str, str]) -> bool:
         at = found.end()
         if found.lastgroup is None:
             whole_line = f"\n{shown}\n"[found.start() : found.end() + 2] == "\n…\n"
-            pattern += r"[\s\S]*" if whole_line else ".*"
+            if not whole_line:
+                pattern += ".*"
+            elif pattern.endswith("\\\n"):
+                pattern = pattern.removesuffix("\\\n") + r"(?:\n[\s\S]*)?"  # any lines: also none
+            else:
+                pattern += r"[\s\S]*"
         elif found.lastgroup == "id" and found[0] in ids:
             pattern += re.escape(ids[found[0]])
         elif found.lastgroup == "id" and found[0] in groups:
