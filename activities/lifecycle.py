@@ -7,9 +7,10 @@ from typing import Any
 from shared.executions import RunRef, step_path
 from shared.names import OUTCOME_GRACE_EXPIRED, CancelSource
 from shared.resume import copy_finished
-from shared.runs import CancelRequest, begin_run, request_cancel
+from shared.runs import CancelRequest, request_cancel
 from shared.services import Services
 from shared.settling import end_run, settle
+from shared.starting import begin_run
 from shared.states import RunStatus
 from shared.steps import shape_of
 

@@ -24,7 +24,8 @@ from shared.orchestration import InstanceState, instance_of, start_instance
 from shared.permissions import Rule
 from shared.quotas import refuse_more_runs
 from shared.receipts import cancel_receipt
-from shared.runs import CancelRequest, Start, request_cancel, start_run
+from shared.runs import CancelRequest, request_cancel
+from shared.starting import Start, start_run
 from shared.states import RunStatus
 from shared.store.port import Document, Partition
 from shared.views import run_view

@@ -23,9 +23,10 @@ from shared.names import CHILD_SUFFIX, OUTCOME_RETRY, CancelSource, Kind
 from shared.operations import Begun, Busy, Ending, Recorded, Superseded, begin, finish
 from shared.outputs import as_text, preview
 from shared.persistence import patiently
-from shared.runs import CancelRequest, child_start, request_cancel, start_run
+from shared.runs import CancelRequest, request_cancel
 from shared.services import Services
 from shared.settling import begun_again, report_to_parent, settle
+from shared.starting import child_start, start_run
 from shared.states import TERMINAL_RUN, RunStatus
 from shared.states import ExecutionStatus as Ex
 from shared.steps import Retries

@@ -28,10 +28,10 @@ from shared.file_sync import BURST_ID, existing, send_wake, trigger_of
 from shared.ids import derived_ulid, from_text, new_ulid, to_text
 from shared.names import DocumentType, TriggerKind
 from shared.orchestration import InstanceState, Orchestrations, instance_of, start_instance
-from shared.runs import MAX_KEYS, Start, skip_run, start_run
 from shared.services import Services
 from shared.settling import receipt_id
 from shared.source_files import PENDING, TAKEN, shown, version_key
+from shared.starting import MAX_KEYS, Start, skip_run, start_run
 from shared.states import RunStatus
 from shared.steps import Strict
 from shared.store.port import Compare, Delete, Document, FieldIn, Partition, Patch, Query

@@ -39,8 +39,8 @@ from shared.jsontext import dumps
 from shared.names import ARTIFACT, Kind
 from shared.operations import run_guard
 from shared.outputs import Output, as_text, preview
-from shared.runs import Start, start_run
 from shared.services import Services
+from shared.starting import Start, start_run
 from shared.states import ACTIVE_RUN, RunStatus
 from shared.states import ExecutionStatus as Ex
 from shared.steps import FANS_OUT, parse_step

@@ -21,8 +21,8 @@ from shared.integrations import Name, may_ask
 from shared.names import QUEUE_RUN_REQUESTS, TriggerKind
 from shared.orchestration import Orchestrations, start_instance
 from shared.queue_intake import poison, read_message, reject
-from shared.runs import Start, skip_run, start_run
 from shared.services import Services
+from shared.starting import Start, skip_run, start_run
 from shared.states import RunStatus
 from shared.steps import Strict
 from shared.store.port import Document, Partition

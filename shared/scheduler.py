@@ -22,9 +22,9 @@ from shared.errors import AlreadyProduced, ConditionFailed, NoLongerDue, NotFoun
 from shared.ids import derived_ulid, from_text, to_text
 from shared.names import WORKFLOW_ID, DocumentType, TriggerKind
 from shared.orchestration import InstanceState, Orchestrations, instance_of, start_instance
-from shared.runs import Start, skip_run, start_run
 from shared.schedule import latest_slots, next_slot
 from shared.services import Services
+from shared.starting import Start, skip_run, start_run
 from shared.states import RunStatus
 from shared.store.port import Compare, Document, FieldIn, Partition, Patch, Query
 from shared.triggers import ScheduleTrigger, parse_trigger

@@ -16,7 +16,7 @@ from shared.names import Kind
 from shared.operations import begin
 from shared.operator_cancels import Order, Selection, cancel_runs, work_off
 from shared.permissions import KeyScope
-from shared.runs import begin_run
+from shared.starting import begin_run
 from shared.states import ACTIVE_RUN
 from shared.store.port import Patch
 from tests.cosmos_double.fixtures import cosmos_server, double  # noqa: F401

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.runs import Start, start_run
+from shared.starting import Start, start_run
 from shared.store.port import Partition
 from tests.blackbox.conftest import StartHost, new_client
 from tests.support.api import Api, ModelLog, Run, Workflow

@@ -9,7 +9,7 @@ import pytest
 from shared.executions import RunRef
 from shared.file_bursts import LOST_SECONDS, wake_lost_bursts
 from shared.file_sync import Arrival, arrive
-from shared.runs import MAX_KEYS
+from shared.starting import MAX_KEYS
 from shared.workflows import change
 from tests.support.inbox import Inbox, inbox_of, trigger
 from tests.support.world import World, open_world

@@ -16,7 +16,7 @@ from shared.executions import RunRef
 from shared.ids import new_ulid
 from shared.outputs import load
 from shared.resume import Resume, resume_run
-from shared.runs import Start
+from shared.starting import Start
 from shared.store.port import Document
 from tests.support.inbox import Inbox, trigger
 from tests.support.waiting import eventually

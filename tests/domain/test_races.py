@@ -18,7 +18,7 @@ from shared.model_answers import ModelAnswer
 from shared.model_client import ModelRequest
 from shared.names import Kind
 from shared.operations import Begun, Ending, begin, finish
-from shared.runs import begin_run
+from shared.starting import begin_run
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Op, Patch
 from tests.domain.test_cancel import assert_cancelled_whole

@@ -7,7 +7,7 @@ import pytest
 from shared.errors import AlreadyProduced, Problem
 from shared.executions import RunRef
 from shared.names import DocumentType, TriggerKind
-from shared.runs import Start, skip_run, start_run
+from shared.starting import Start, skip_run, start_run
 from shared.store.port import Delete, Document, Partition, Query
 from tests.support.world import ALICE, World
 

@@ -15,7 +15,8 @@ from shared.executions import RunRef, run_ref
 from shared.ids import new_ulid
 from shared.narrow import cancel_execution
 from shared.resume import Items, Resume, resume_run
-from shared.runs import CancelRequest, Start
+from shared.runs import CancelRequest
+from shared.starting import Start
 from shared.states import ExecutionStatus as Ex
 from shared.store.port import Document, Op, Patch
 from tests.support.waiting import eventually

@@ -25,8 +25,8 @@ from shared.queue_intake import REJECTED, reject
 from shared.removal import remove_run
 from shared.resume import Resume, resume_run
 from shared.retention import retain
-from shared.runs import Start, skip_run
 from shared.settings import SettingsError, load
+from shared.starting import Start, skip_run
 from shared.store.port import Delete, Document, Op, Partition, Patch, Query
 from tests.domain.test_reconcile_crashes import Crash, CrashingStore
 from tests.support.orchestrations import FakeOrchestrations

@@ -16,8 +16,9 @@ from shared.executions import RunRef, run_ref
 from shared.identity import Caller
 from shared.ids import new_ulid
 from shared.permissions import Role
-from shared.runs import CancelRequest, Start, begin_run, request_cancel, start_run
+from shared.runs import CancelRequest, request_cancel
 from shared.services import Services
+from shared.starting import Start, begin_run, start_run
 from shared.store.port import Document, Partition
 from tests.support.inprocess import App
 from tests.support.world import open_world

@@ -22,9 +22,10 @@ from shared.ids import new_ulid
 from shared.model_answers import ModelAnswer
 from shared.model_client import ModelRequest
 from shared.names import DocumentType
-from shared.runs import CancelRequest, Start, request_cancel, start_run
+from shared.runs import CancelRequest, request_cancel
 from shared.services import Services, make_services
 from shared.settings import load
+from shared.starting import Start, start_run
 from shared.store.port import Document, Op, Partition, Prefix, Query
 
 ALICE = {"id": "alice", "name": "Alice"}
