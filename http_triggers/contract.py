@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from http_triggers import answers as a
+from http_triggers import operator_answers as o
 from http_triggers.admin import CancelRunsBody
 from http_triggers.api import MAX_PAGE, ROUTES, SAFE_METHODS, Route
 from http_triggers.cancels import CancelBody, ReasonBody
@@ -124,16 +125,16 @@ OPERATIONS: Mapping[str, Operation] = {
         older_than=SECONDS,
         trigger=choice(*TriggerKind),
     ),
-    "admin_cancel": Operation({200: a.CancelResults, 202: a.CancelResults}, CancelRunsBody),
-    "admin_trail": Operation({200: a.Trail}, query={"scope": TEXT, "workflow_id": TEXT}, problems=(409,)),
+    "admin_cancel": Operation({200: o.CancelResults, 202: o.CancelResults}, CancelRunsBody),
+    "admin_trail": Operation({200: o.Trail}, query={"scope": TEXT, "workflow_id": TEXT}, problems=(409,)),
     "admin_export": Operation({200: LINES}, query={"scope": TEXT, "workflow_id": TEXT, "after": TEXT}, problems=(409,)),
-    "admin_wedged": Operation({200: a.Wedged}, query={"limit": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}}),
-    "admin_rejected": _list(a.Rejected, queue=choice(*QUEUES)),
-    "admin_events": _list(a.OperatorEvent, run_id=TEXT),
-    "admin_jobs": _list(a.Job),
-    "admin_job": Operation({200: a.Job}),
-    "admin_job_results": Operation({200: a.Listing[a.CancelResult]}, query={"after": TEXT}),
-    "admin_job_stop": Operation({200: a.Job}),
+    "admin_wedged": Operation({200: o.Wedged}, query={"limit": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}}),
+    "admin_rejected": _list(o.Rejected, queue=choice(*QUEUES)),
+    "admin_events": _list(o.OperatorEvent, run_id=TEXT),
+    "admin_jobs": _list(o.Job),
+    "admin_job": Operation({200: o.Job}),
+    "admin_job_results": Operation({200: a.Listing[o.CancelResult]}, query={"after": TEXT}),
+    "admin_job_stop": Operation({200: o.Job}),
     "page": Operation({200: HTML}),
     "page_views": Operation({200: HTML}),
     "page_assets": Operation({200: BYTES}, problems=(404,)),
