@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from shared.receipts import cancel_receipt
 from shared.states import RunStatus
 from shared.store.port import Create, Document, Op, Partition, Patch
 from tests.support.waiting import eventually
-from tests.support.world import RecordingStore, World, open_world, streaming
+from tests.support.world import RecordingStore, World, at_once, open_world, streaming
 
 COMPARE = {"kind": "compare_documents", "documents": {"names": ["a.txt", "b.txt"]}, "prompt": "What changed?"}
 
@@ -160,3 +161,20 @@ async def left_behind(world: World, ref: Any) -> bool:
     """Whether the model call has ended, and the operation around it is still on record as working."""
     tree = await world.executions(ref)
     return (tree["s01"]["status"], tree["s01.m"]["status"]) == ("running", "pending")
+
+
+async def test_an_item_whose_host_ends_is_done_by_the_next_one(tmp_path: Path) -> None:
+    """Guards an orderly stop in the middle of an inner operation: it is neither a cancel nor a failure of the run."""
+    async with open_world(tmp_path, streaming(10_000)) as world:
+        await world.services.blobs.put("documents/user:alice/a.txt", b"text", "text/plain")
+        step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up."}
+        ref = await world.start(await world.workflow(step))
+        driving = asyncio.create_task(world.drive(ref))
+        await eventually(lambda: world.model.open)
+        driving.cancel()
+        with suppress(asyncio.CancelledError):
+            await driving
+        await eventually(lambda: not world.model.open)
+        world.model.script = at_once
+        assert await world.drive(ref) == "completed"
+        assert (await world.executions(ref))["s01.i001.m"]["status"] == "completed"

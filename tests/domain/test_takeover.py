@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -384,20 +383,3 @@ async def _swallow(call: Any) -> None:
         await call
     except KeyboardInterrupt:
         pass
-
-
-async def test_an_item_whose_host_ends_is_done_by_the_next_one(tmp_path: Path) -> None:
-    """Guards an orderly stop in the middle of an inner operation: it is neither a cancel nor a failure of the run."""
-    async with open_world(tmp_path, streaming(10_000)) as world:
-        await world.services.blobs.put("documents/user:alice/a.txt", b"text", "text/plain")
-        step = {"kind": "analyze_documents", "documents": {"prefix": ""}, "prompt": "Sum up."}
-        ref = await world.start(await world.workflow(step))
-        driving = asyncio.create_task(world.drive(ref))
-        await eventually(lambda: world.model.open)
-        driving.cancel()
-        with suppress(asyncio.CancelledError):
-            await driving
-        await eventually(lambda: not world.model.open)
-        world.model.script = at_once
-        assert await world.drive(ref) == "completed"
-        assert (await world.executions(ref))["s01.i001.m"]["status"] == "completed"
