@@ -2,10 +2,11 @@
 
 const SNIPPET = 160;
 
-/** How far a fan-out is. */
+/** How far a fan-out came, and what did not go well: what was stopped is not counted as done. */
 export function progressOf(tally, total) {
-  const done = (tally.completed ?? 0) + (tally.failed ?? 0) + (tally.cancelled ?? 0) + (tally.skipped ?? 0);
-  return `${done} of ${total}${tally.failed ? `, ${tally.failed} failed` : ""}`;
+  const done = (tally.completed ?? 0) + (tally.failed ?? 0);
+  const others = ["failed", "cancelled"].filter((status) => tally[status]).map((status) => `, ${tally[status]} ${status}`);
+  return `${done} of ${total}${others.join("")}`;
 }
 
 /** One line of a node's text: its end while it streams, its beginning once it is there. */
