@@ -46,6 +46,7 @@ from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION
 from shared.states import ExecutionStatus as Ex
 from shared.steps import AgentOptions, AgentStep
+from shared.store.paging import every
 from shared.store.port import Document, FieldIn, Prefix, Query
 from shared.supervisor import AGAIN, Outcome, outcome_of, supervise
 from shared.tools import registry
@@ -162,21 +163,11 @@ async def _call_at(services: Services, ref: RunRef, path: str) -> ToolCall:
 
 async def _turns(services: Services, ref: RunRef, run: Document, path: str, count: int) -> list[Turn]:
     """The first `count` turns of the agent at `path`, with what their calls answered."""
-    found: dict[str, Document] = {}
-    after: str | None = None
-    while count:
-        query = Query(
-            DocumentType.EXECUTION,
-            ref.partition,
-            where=(Prefix("id", ref.execution_id(f"{path}.t")), FieldIn("parent", (path,))),
-            limit=100,
-            after=after,
-        )
-        page = await services.store.query(query)
-        found |= {one["path"]: one for one in page.items}
-        after = page.next
-        if after is None:
-            break
+    if count == 0:
+        return []
+    where = (Prefix("id", ref.execution_id(f"{path}.t")), FieldIn("parent", (path,)))
+    query = Query(DocumentType.EXECUTION, ref.partition, where, limit=100)
+    found = {one["path"]: one async for one in every(services.store, query)}
     return list(await asyncio.gather(*(_turn(services, run, path, number + 1, found) for number in range(count))))
 
 

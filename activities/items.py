@@ -27,6 +27,7 @@ from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION, RunStatus
 from shared.states import ExecutionStatus as Ex
 from shared.steps import AnalyzeDocumentsStep, FetchUrlsStep, FileSyncStep
+from shared.store.paging import every
 from shared.store.port import Create, Document, FieldIn, Op, Patch, Prefix, Query
 from shared.supervisor import Outcome, outcome_of, supervise
 
@@ -78,22 +79,9 @@ async def _item_names(services: Services, ref: RunRef, run: Document, step: AnyF
 
 async def _items(services: Services, ref: RunRef, path: str) -> list[Document]:
     """All items of the fan-out at `path`, in order."""
-    found: list[Document] = []
-    after: str | None = None
-    while True:
-        page = await services.store.query(
-            Query(
-                DocumentType.EXECUTION,
-                ref.partition,
-                where=(Prefix("id", ref.execution_id(f"{path}.i")), FieldIn("kind", (Kind.ITEM,))),
-                limit=500,
-                after=after,
-            )
-        )
-        found.extend(page.items)
-        if page.next is None:
-            return found
-        after = page.next
+    where = (Prefix("id", ref.execution_id(f"{path}.i")), FieldIn("kind", (Kind.ITEM,)))
+    query = Query(DocumentType.EXECUTION, ref.partition, where, limit=500)
+    return [item async for item in every(services.store, query)]
 
 
 async def _create_items(services: Services, ref: RunRef, path: str, names: list[str]) -> int:

@@ -22,10 +22,10 @@ GRACE_EXPIRED = CancelRequest(
 
 async def begin(services: Services, ref: RunRef) -> dict[str, Any]:
     """Begin the run. Answers `status`, and when it runs its plan: the steps as the pipeline needs them."""
-    queued = await services.store.get(ref.partition, ref.run_id)
-    if queued["status"] == RunStatus.QUEUED and queued["resume"] is not None:
-        await copy_finished(services, queued)
-    run = await begin_run(services, ref)
+    run = await services.store.get(ref.partition, ref.run_id)
+    if run["status"] == RunStatus.QUEUED and run["resume"] is not None:
+        await copy_finished(services, run)
+    run = await begin_run(services, ref, run)
     if run["status"] == RunStatus.CANCELLING:  # before it began, or by the time of a redelivery
         run = await settle(services, ref)
     plan = [

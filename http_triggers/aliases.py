@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import azure.durable_functions as df
 
 from http_triggers.api import Answer, Call, Handler, add_route
@@ -70,7 +68,7 @@ async def cancel_whole_tree(call: Call) -> Answer:
     body, found = call.parse(CancelBody), await find_run(call, run_id_of(call))
     await call.confirm(found["scope"])
     tree = await cancel_tree(call.services, run_ref(found).partition, found["id"], request_of(call, body))
-    await asyncio.gather(woken(call, tree.run))
+    await woken(call, tree.run)
     return Answer(202 if tree.run["status"] == RunStatus.CANCELLING else 200, tree_view(tree))
 
 

@@ -17,6 +17,7 @@ from shared.operations import run_guard
 from shared.services import Services
 from shared.states import UNFINISHED_EXECUTION, RunStatus
 from shared.states import ExecutionStatus as Ex
+from shared.store.paging import every
 from shared.store.port import Document, FieldIn, Op, Patch, Prefix, Query
 
 STAMP_BATCH = 45
@@ -51,23 +52,10 @@ async def below(
     services: Services, ref: RunRef, path: str | None, *statuses: Ex, kind: Kind | None = None
 ) -> list[Document]:
     """The executions at and below `path` (None: all of the run) in one of `statuses`, of `kind` if given, in path order."""
-    found: list[Document] = []
-    after: str | None = None
     of_kind = () if kind is None else (FieldIn("kind", (kind,)),)
-    while True:
-        page = await services.store.query(
-            Query(
-                DocumentType.EXECUTION,
-                ref.partition,
-                where=(Prefix("id", ref.execution_id(path or "")), FieldIn("status", statuses), *of_kind),
-                limit=500,
-                after=after,
-            )
-        )
-        found.extend(one for one in page.items if path is None or path in ancestors(one["path"]))
-        if page.next is None:
-            return found
-        after = page.next
+    where = (Prefix("id", ref.execution_id(path or "")), FieldIn("status", statuses), *of_kind)
+    query = Query(DocumentType.EXECUTION, ref.partition, where, limit=500)
+    return [one async for one in every(services.store, query) if path is None or path in ancestors(one["path"])]
 
 
 async def settle_branch(services: Services, ref: RunRef, path: str) -> None:

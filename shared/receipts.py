@@ -10,6 +10,7 @@ from shared.executions import run_ref
 from shared.names import DocumentType
 from shared.states import ExecutionStatus as Ex
 from shared.states import RunStatus
+from shared.store.paging import every
 from shared.store.port import Document, Prefix, Query
 from shared.views import side_effects
 
@@ -44,18 +45,10 @@ async def cancel_receipt(services: Services, run: Document) -> dict[str, Any]:
     }
 
 
-async def executions_of(services: Services, run: Document) -> AsyncIterator[Document]:
+def executions_of(services: Services, run: Document) -> AsyncIterator[Document]:
     """All of the run's executions in path order, a page at a time: there may be many, each with its previews."""
-    after: str | None = None
-    while True:
-        own = (Prefix("id", f"{run['id']}:"),)
-        page = await services.store.query(
-            Query(DocumentType.EXECUTION, run_ref(run).partition, own, limit=PAGE, after=after)
-        )
-        for one in page.items:
-            yield one
-        if (after := page.next) is None:
-            return
+    own = (Prefix("id", f"{run['id']}:"),)
+    return every(services.store, Query(DocumentType.EXECUTION, run_ref(run).partition, own, limit=PAGE))
 
 
 def _was_in_flight(execution: Document, run: Document) -> bool:

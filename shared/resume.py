@@ -115,17 +115,22 @@ async def copy_finished(services: Services, run: Document) -> None:
         return  # it is no longer kept: everything is repeated
     resume = Resume(Items(run["resume"]["items"]), run["resume"]["from_step"])
     copies = _plan(ref, old, run["definition"], resume, await below(services, run_ref(old), None, *Ex)).copies
-    while True:
-        there = {one["path"] for one in await below(services, ref, None, *Ex)}
-        left = [copy for copy in copies if copy["path"] not in there]
-        if not left:
-            return
+    left = await _missing(services, ref, copies)
+    while left:
+        batch = _batch(left)
         try:
-            await services.store.transact(ref.partition, _write(ref, _batch(left)))
+            await services.store.transact(ref.partition, _write(ref, batch))
         except Conflict:
-            continue  # another delivery of this is at it
+            left = await _missing(services, ref, copies)  # another delivery of this is at it
         except ConditionFailed:
             return  # cancelled meanwhile
+        else:
+            left = left[len(batch) :]
+
+
+async def _missing(services: Services, ref: RunRef, copies: list[Document]) -> list[Document]:
+    there = {one["path"] for one in await below(services, ref, None, *Ex)}
+    return [copy for copy in copies if copy["path"] not in there]
 
 
 def _batch(copies: list[Document]) -> list[Document]:

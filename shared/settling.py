@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared import deliveries, locks
-from shared.branches import cancelled_branch, settle_branch
+from shared.branches import STAMP_BATCH, cancelled_branch, settle_branch
 from shared.errors import ConditionFailed, Conflict, NotFound, StoreError, Throttled, TruestopError, Unavailable
 from shared.events import event, terminal_event
 from shared.executions import ExecutionSpec, RunRef, run_ref, step_path
@@ -29,8 +29,6 @@ from shared.store.port import Check, Create, Delete, Document, FieldIn, Op, Part
 log = logging.getLogger(__name__)
 
 SECONDS_A_DAY = 24 * 3600
-STAMP_BATCH = 45
-"""Executions stamped in one transaction: each takes two writes, and 100 is the limit."""
 
 
 class StillInFlight(TruestopError):

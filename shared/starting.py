@@ -214,9 +214,8 @@ async def _due(services: Services, partition: Partition, start: Start) -> Docume
     return workflow
 
 
-async def begin_run(services: Services, ref: RunRef) -> Document:
-    """Move a queued run to `running` and lay out its steps. Idempotent; answers the run as it is then."""
-    run = await services.store.get(ref.partition, ref.run_id)
+async def begin_run(services: Services, ref: RunRef, run: Document) -> Document:
+    """Move a queued `run`, as just read, to `running` and lay out its steps. Idempotent; answers it as it is then."""
     if run["status"] != RunStatus.QUEUED:
         return run
     reused = {one["path"] for one in await below(services, ref, None, *Ex)} if run["resume"] else set()

@@ -52,7 +52,7 @@ async def test_what_is_wedged_is_found(double: Double, tmp_path: Path) -> None:
     """Guards the query for operations: by a null, a truth and a time, over all partitions."""
     async with world_on(double, tmp_path) as world:
         ref = await world.start(await world.workflow(ECHO))
-        await begin_run(world.services, ref)
+        await begin_run(world.services, ref, await world.run(ref))
         await begin(world.store, run_ref(await world.run(ref)), [ExecutionSpec("s01", Kind.TOOL_CALL, "echo")])
         assert (await operators.wedged(world.services, 10))["operations"] == []
         await world.store.transact(ref.partition, [Patch(ref.execution_id("s01"), set={"started_at": LONG_AGO})])

@@ -110,7 +110,7 @@ async def race(world: World, seed: int) -> str:
 async def test_force_that_comes_after_the_last_operation_has_ended_is_no_force(world: World) -> None:
     """Guards the receipt: `acknowledged` is false only if something had really not stopped."""
     ref = await world.start(await world.workflow({"kind": "model", "prompt": "Go"}))
-    await begin_run(world.services, ref)
+    await begin_run(world.services, ref, await world.run(ref))
     begun = await begin(world.store, ref, [ExecutionSpec("s01", Kind.STEP, "step0")])
     assert isinstance(begun, Begun)
     store = RecordingStore(world.store)

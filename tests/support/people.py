@@ -103,7 +103,7 @@ class People:
         workflow, run_id = await workflows.get(self.services, partition), run_id or new_ulid()
         start = Start(run_id, run_id, None, {"id": "x", "name": "X"})
         run, _ = await start_run(self.services, partition, workflow, start)
-        await begin_run(self.services, run_ref(run))
+        await begin_run(self.services, run_ref(run), run)
         return run_ref(run)
 
     async def document(self, scope: str) -> None:
